@@ -1,0 +1,252 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+use std::time::Duration;
+
+/// Everything that a [`Reader`](super::Reader) or [`Writer`](super::Writer) may answer instead of
+/// doing what it was asked for.
+///
+/// The variants name what the exceptions of the other ZeroBuffer implementations name, and some
+/// cases that those do not tell apart. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name cannot be that of a buffer.
+    #[error("'{name}' is not a possible buffer name: {why}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// The sizes asked for make no buffer.
+    #[error("no buffer can have these sizes: {why}")]
+    InvalidConfig {
+        /// What is wrong with them.
+        why: String,
+    },
+    /// There is no buffer of this name (yet).
+    #[error("there is no buffer '{name}': start its reader (zerobuffersrc) or check the name")]
+    BufferNotFound {
+        /// The name.
+        name: String,
+    },
+    /// The name belongs to a reader that is alive.
+    #[error(
+        "buffer '{name}' already has a reader{}: stop it or choose another name{hint}",
+        .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    ReaderAlreadyConnected {
+        /// The name.
+        name: String,
+        /// The reader, where it can be told.
+        pid: Option<u64>,
+        /// More to say, or nothing.
+        hint: String,
+    },
+    /// The buffer has a writer that is alive.
+    #[error(
+        "buffer '{name}' already has a writer{}: only one can write, stop it or use another buffer",
+        .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    WriterAlreadyConnected {
+        /// The name.
+        name: String,
+        /// The writer, where it can be told.
+        pid: Option<u64>,
+    },
+    /// The writer ended without closing. Every frame that it wrote has been read.
+    #[error("the writer of buffer '{name}' (pid {pid}) died")]
+    WriterDead {
+        /// The name.
+        name: String,
+        /// Its process id.
+        pid: u64,
+    },
+    /// The writer closed the stream. Every frame that it wrote has been read.
+    #[error("the writer of buffer '{name}' closed the stream")]
+    WriterClosed {
+        /// The name.
+        name: String,
+    },
+    /// The reader ended without closing.
+    #[error("the reader of buffer '{name}' (pid {pid}) died: attach again when there is a new one")]
+    ReaderDead {
+        /// The name.
+        name: String,
+        /// Its process id.
+        pid: u64,
+    },
+    /// The reader closed the buffer, or it was removed.
+    #[error("the reader of buffer '{name}' closed it: attach again when there is a new one")]
+    ReaderClosed {
+        /// The name.
+        name: String,
+    },
+    /// No room for the frame within the time allowed.
+    #[error(
+        "buffer '{name}' stayed full for {waited:?}: {needed} bytes are needed, {free} of \
+         {payload_size} are free; the reader is too slow, holds frames or is stopped"
+    )]
+    BufferFull {
+        /// The name.
+        name: String,
+        /// How long was waited.
+        waited: Duration,
+        /// Bytes needed, with header and wrap.
+        needed: u64,
+        /// Bytes free at the end of the wait.
+        free: u64,
+        /// Bytes of the ring.
+        payload_size: u64,
+    },
+    /// No frame of this size can ever be in the ring.
+    #[error(
+        "a frame of {size} bytes is too large for buffer '{name}' with payload size \
+         {payload_size}: create it with at least {good_size}"
+    )]
+    FrameTooLarge {
+        /// The name.
+        name: String,
+        /// Bytes of the frame.
+        size: u64,
+        /// Bytes of the ring.
+        payload_size: u64,
+        /// A payload size that would do.
+        good_size: u64,
+    },
+    /// The frame is smaller than the ring but cannot be placed from the writer's position, however
+    /// long it waits, since it is larger than the parts before and behind that position.
+    #[error(
+        "a frame of {size} bytes cannot pass through buffer '{name}' with payload size \
+         {payload_size} from position {position}, not even when it is empty: create it with at \
+         least {good_size}"
+    )]
+    FrameCannotPass {
+        /// The name.
+        name: String,
+        /// Bytes of the frame.
+        size: u64,
+        /// Bytes of the ring.
+        payload_size: u64,
+        /// Where the writer stands.
+        position: u64,
+        /// A payload size that would do.
+        good_size: u64,
+    },
+    /// A frame has at least one byte.
+    #[error("a frame of 0 bytes does not exist in ZeroBuffer: write at least one byte")]
+    InvalidFrameSize,
+    /// The sequence number of a frame is not the next one.
+    #[error(
+        "buffer '{name}' is out of step: expected frame {expected}, found {found}; its writer does \
+         not follow the protocol, restart both ends"
+    )]
+    Sequence {
+        /// The name.
+        name: String,
+        /// The number that was due.
+        expected: u64,
+        /// The number that was there.
+        found: u64,
+    },
+    /// Metadata can be written once in the life of a buffer.
+    #[error(
+        "the metadata of buffer '{name}' has already been written: other metadata needs a new \
+         buffer, that is a restart of the reader"
+    )]
+    MetadataAlreadyWritten {
+        /// The name.
+        name: String,
+    },
+    /// The metadata does not fit into its block.
+    #[error(
+        "{size} bytes of metadata do not fit into the {metadata_size} bytes of buffer '{name}': \
+         create it with a metadata size of at least {good_size}"
+    )]
+    MetadataTooLarge {
+        /// The name.
+        name: String,
+        /// Bytes of metadata.
+        size: u64,
+        /// Bytes of the block.
+        metadata_size: u64,
+        /// A metadata size that would do.
+        good_size: u64,
+    },
+    /// A place was reserved and neither committed nor dropped.
+    #[error("commit or drop the reserved frame before writing the next one")]
+    ReservationPending,
+    /// The segment is of another version of the protocol.
+    #[error("buffer '{name}' has protocol version {major}.x; this implementation speaks 1.x")]
+    Version {
+        /// The name.
+        name: String,
+        /// Its major version.
+        major: u8,
+    },
+    /// The segment is not, or no longer, what the protocol says.
+    #[error("'{name}' is not a valid ZeroBuffer: {what}; remove it or restart both ends")]
+    Corrupt {
+        /// The name.
+        name: String,
+        /// What was found.
+        what: String,
+    },
+    /// `/dev/shm` has too little room.
+    #[error(
+        "buffer '{name}' needs {needed} bytes in /dev/shm, {}: make it smaller or give /dev/shm \
+         more room (in Docker: --shm-size; elsewhere: mount -o remount,size=… /dev/shm)",
+        match .available { Some(free) => format!("which has {free} free"), None => "which are not there".into() }
+    )]
+    NoSpace {
+        /// The name.
+        name: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are, where that can be told.
+        available: Option<u64>,
+    },
+    /// The system does not let us.
+    #[error("no permission for {object} of buffer '{name}'{detail}: {remedy}")]
+    Permission {
+        /// The name.
+        name: String,
+        /// What was opened.
+        object: String,
+        /// Its owner and mode, where they can be told.
+        detail: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Nothing came within the time allowed.
+    #[error("nothing came through buffer '{name}' within {waited:?}")]
+    Timeout {
+        /// The name.
+        name: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The wait was ended by [`Interrupt::set`](super::Interrupt::set).
+    #[error("interrupted")]
+    Interrupted,
+    /// The Reader or Writer has been closed.
+    #[error("buffer '{name}' has been closed at this end")]
+    Closed {
+        /// The name.
+        name: String,
+    },
+    /// The operating system refused something else.
+    #[error("buffer '{name}': {what} failed: {source}")]
+    Os {
+        /// The name.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Short for results with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,102 @@
+//! What our own ends tell each other beyond v1, in room that v1 leaves unused.
+//!
+//! v1 uses only the front of the metadata block. A reader of ours puts a *hello* into the last 64
+//! bytes of the block before it publishes the buffer; v1 writers never look there, and where one
+//! writes metadata that long, the hello is simply gone. See `docs/protocol.md`, "Hello".
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::layout::{METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
+use super::ring::Tails;
+use crate::sys::shm::Segment;
+
+/// Bytes of the hello.
+pub const HELLO_SIZE: u64 = 64;
+/// Its first word.
+pub const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"ZBhello\x01");
+/// Second word, bit 0: the reader follows tails of 1 to 15 bytes.
+pub const FOLLOWS_TAILS: u64 = 1 << 0;
+/// Second word, bit 1: the reader holds the lock on byte 0 of the segment's file while it lives.
+pub const HOLDS_LOCK: u64 = 1 << 1;
+
+mod hello {
+    pub const MAGIC: u64 = 0x00;
+    pub const ABILITIES: u64 = 0x08;
+    pub const ATTACHMENTS: u64 = 0x10;
+}
+
+/// Byte of the segment's file that the reader locks.
+pub const READER_LOCK: i64 = 0;
+/// Byte of the segment's file that the writer locks.
+pub const WRITER_LOCK: i64 = 1;
+
+/// What the reader of a buffer can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities(u64);
+
+impl Abilities {
+    /// How it takes short tails.
+    pub fn tails(self) -> Tails {
+        if self.0 & FOLLOWS_TAILS == 0 {
+            Tails::Fatal
+        } else {
+            Tails::Followed
+        }
+    }
+
+    /// Whether a free lock byte means that it is dead.
+    pub fn holds_lock(self) -> bool {
+        self.0 & HOLDS_LOCK != 0
+    }
+}
+
+/// Offset of the hello, if the block has room for it and some metadata.
+fn start(sizes: &Sizes) -> Option<u64> {
+    (sizes.metadata >= 2 * HELLO_SIZE).then(|| OIEB_SIZE + sizes.metadata - HELLO_SIZE)
+}
+
+fn word<'a>(segment: &'a Segment, sizes: &Sizes, field: u64) -> Option<&'a AtomicU64> {
+    let at = usize::try_from(start(sizes)? + field).ok()?;
+    Some(segment.word(at))
+}
+
+/// Reader, before the buffer is published: says what we can do.
+pub fn greet(segment: &Segment, sizes: &Sizes) {
+    // Relaxed: the store that publishes the OIEB comes after and is a Release.
+    if let Some(word) = word(segment, sizes, hello::ABILITIES) {
+        word.store(FOLLOWS_TAILS | HOLDS_LOCK, Ordering::Relaxed);
+    }
+    if let Some(word) = word(segment, sizes, hello::MAGIC) {
+        word.store(HELLO_MAGIC, Ordering::Relaxed);
+    }
+}
+
+/// What the reader said; nothing if it did not, or if metadata lies over it.
+pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
+    let free_of_metadata = Oieb::of(segment).is_some_and(|oieb| {
+        let written = oieb.get(offset::METADATA_WRITTEN_BYTES);
+        written
+            .checked_add(HELLO_SIZE)
+            .is_some_and(|end| end <= sizes.metadata.max(METADATA_PREFIX_SIZE))
+    });
+    let get = |field| word(segment, sizes, field).map(|word| word.load(Ordering::Relaxed));
+    match (get(hello::MAGIC), get(hello::ABILITIES)) {
+        (Some(HELLO_MAGIC), Some(abilities)) if free_of_metadata => Abilities(abilities),
+        _ => Abilities::default(),
+    }
+}
+
+/// Writer, when it has attached to a reader that said hello: leaves a trace of having come.
+pub fn count_attachment(segment: &Segment, sizes: &Sizes) {
+    if let Some(word) = word(segment, sizes, hello::ATTACHMENTS) {
+        // Release, with the Acquire in `attachments`; the frames that follow are ordered by the
+        // semaphore anyway.
+        word.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Reader: a number that changes when a writer of ours attaches. It may also change when a v1
+/// writer puts long metadata there, so it is a hint and nothing more.
+pub fn attachments(segment: &Segment, sizes: &Sizes) -> u64 {
+    word(segment, sizes, hello::ATTACHMENTS).map_or(0, |word| word.load(Ordering::Acquire))
+}

@@ -1,0 +1,51 @@
+//! ZeroBuffer v1.0.0: frames through a ring in shared memory, from one writer to one reader.
+//!
+//! This is the whole protocol without GStreamer, binary compatible with the implementations in
+//! C++, C# and Python (`zerobuffer-ipc`). The reader makes and owns the buffer, the writer
+//! attaches to it:
+//!
+//! ```
+//! use gstzerobuffer::{BufferConfig, Reader, Writer};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), gstzerobuffer::Error> {
+//! # let name = &gstzerobuffer::testing::unique_name("doc-protocol");
+//! let reader = Reader::create(name, &BufferConfig::default())?;
+//!
+//! // Usually in another process:
+//! let writer = Writer::attach(name)?;
+//! writer.set_metadata(b"about the stream")?;
+//! writer.write_frame(b"copied in")?;
+//! let mut place = writer.reserve(3, Duration::from_secs(1))?;
+//! place.copy_from_slice(b"in!");
+//! place.commit()?;
+//! drop(writer);
+//!
+//! assert_eq!(reader.metadata()?.as_deref(), Some(&b"about the stream"[..]));
+//! let mut frames = reader.frames(Duration::from_secs(1));
+//! assert_eq!(&frames.next().unwrap()?[..], b"copied in");
+//! assert_eq!(&frames.next().unwrap()?[..], b"in!");
+//! assert!(frames.next().is_none(), "the writer closed the stream");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `docs/protocol.md` says what is on the wire and what this implementation does where others
+//! go wrong.
+
+mod buffer;
+mod error;
+mod extension;
+pub mod layout;
+mod liveness;
+mod reader;
+#[doc(hidden)]
+pub mod ring;
+mod wait;
+mod writer;
+
+pub use buffer::{LOCK_FOLDER, MAX_NAME_LEN};
+pub use error::{Error, Result};
+pub use reader::{BufferConfig, Frame, Reader, WriterState};
+pub use wait::{Interrupt, Wait};
+pub use writer::{DEFAULT_WRITE_TIMEOUT, MetadataReservation, Reservation, Writer};

@@ -1,0 +1,639 @@
+//! The reading end: it makes the buffer, owns it, and lends out the frames in it.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::buffer::{self, Created, Names, Owned};
+use super::error::{Error, Result};
+use super::extension::{self, WRITER_LOCK};
+use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
+use super::liveness::{Hints, Watch};
+use super::ring::{self, Credits, Found, NoFrame, Ticket};
+use super::wait::Wait;
+use crate::sys::sem::Semaphore;
+use crate::sys::shm::{Segment, View};
+
+/// How a buffer is made. The default is that of the other implementations: 1024 bytes for
+/// metadata, 1 MiB for frames; permissions 0600.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferConfig {
+    /// Bytes for metadata, 8 of them for its length; rounded up to a multiple of 64.
+    pub metadata_size: u64,
+    /// Bytes for frames, 16 a frame for its header; rounded up to a multiple of 64.
+    pub payload_size: u64,
+    /// Permissions of the shared objects, applied whatever the umask.
+    pub permissions: u32,
+}
+
+impl Default for BufferConfig {
+    fn default() -> Self {
+        Self::new(1024, 1024 * 1024)
+    }
+}
+
+impl BufferConfig {
+    /// These sizes, in bytes, and permissions 0600.
+    pub fn new(metadata_size: u64, payload_size: u64) -> Self {
+        BufferConfig {
+            metadata_size,
+            payload_size,
+            permissions: 0o600,
+        }
+    }
+
+    /// Other permissions, such as 0o666 for writers of any user.
+    pub fn with_permissions(self, permissions: u32) -> Self {
+        BufferConfig {
+            permissions,
+            ..self
+        }
+    }
+
+    fn sizes(&self) -> Result<Sizes> {
+        let invalid = |why: &str| Error::InvalidConfig { why: why.into() };
+        if self.metadata_size == 0 {
+            return Err(invalid("the metadata size must be at least 1"));
+        }
+        if self.payload_size == 0 {
+            return Err(invalid("the payload size must be at least 1"));
+        }
+        if self.permissions & !0o777 != 0 || self.permissions & 0o600 != 0o600 {
+            return Err(invalid(
+                "the permissions must be 0600 to 0777 with reading and writing for the owner",
+            ));
+        }
+        Sizes::rounded(self.metadata_size, self.payload_size)
+            .ok_or_else(|| invalid("they are larger than any address space"))
+    }
+}
+
+/// The writer of a buffer, as its reader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriterState {
+    /// None has come yet.
+    None,
+    /// It is there.
+    Connected {
+        /// Its process id, in its own pid namespace.
+        pid: u64,
+    },
+    /// It closed the stream; frames may still be there to be read.
+    Closed,
+    /// It ended without closing; frames may still be there to be read.
+    Dead {
+        /// The process id that it had.
+        pid: u64,
+    },
+}
+
+/// Makes a buffer and reads the frames that a [`Writer`](super::Writer) puts into it.
+///
+/// Dropping it closes the buffer and removes it from the system; frames that are still held stay
+/// valid. Threads may share a Reader: each frame goes to one of them.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    names: Names,
+    segment: Arc<Segment>,
+    sizes: Sizes,
+    sem_write: Semaphore,
+    sem_read: Semaphore,
+    writer: Watch,
+    position: Mutex<Position>,
+    credits: Mutex<Credits>,
+    /// The objects, until closed.
+    owned: Mutex<Option<Owned>>,
+    closed: AtomicBool,
+    frames: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Where the reader is. Our own copy; what stands in the OIEB is for others.
+#[derive(Debug)]
+struct Position {
+    at: u64,
+    /// The sequence number that is due.
+    next: u64,
+    /// What was seen of the writer when the last frame was taken.
+    last_writer: Trace,
+    /// A moment without writer was seen since then.
+    writer_left: bool,
+    /// Some writer has been here.
+    writer_came: bool,
+    /// The stream cannot be followed any more: (expected, found).
+    broken: Option<Broken>,
+}
+
+/// What tells one writer from the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Trace {
+    pid: u64,
+    attachments: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Broken {
+    Sequence { expected: u64, found: u64 },
+    Header(String),
+}
+
+impl Reader {
+    /// Makes the buffer `name`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::InvalidConfig`]; [`Error::ReaderAlreadyConnected`] when a
+    /// reader that is alive has the name (it is never taken from it; what a dead one left is
+    /// removed); [`Error::NoSpace`] when `/dev/shm` is too small (all of it is reserved now);
+    /// [`Error::Permission`]; [`Error::Corrupt`] when the name is that of something else.
+    pub fn create(name: &str, config: &BufferConfig) -> Result<Self> {
+        let names = Names::new(name)?;
+        let sizes = config.sizes()?;
+        let Created {
+            owned,
+            segment,
+            sem_write,
+            sem_read,
+        } = buffer::create(&names, sizes, config.permissions)?;
+        Ok(Reader {
+            shared: Arc::new(Shared {
+                names,
+                segment,
+                sizes,
+                sem_write,
+                sem_read,
+                writer: Watch::new(WRITER_LOCK),
+                position: Mutex::new(Position {
+                    at: 0,
+                    next: FIRST_SEQUENCE,
+                    last_writer: Trace::default(),
+                    writer_left: false,
+                    writer_came: false,
+                    broken: None,
+                }),
+                credits: Mutex::default(),
+                owned: Mutex::new(Some(owned)),
+                closed: AtomicBool::new(false),
+                frames: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// The name of the buffer.
+    pub fn name(&self) -> &str {
+        &self.shared.names.name
+    }
+
+    /// Bytes of the metadata block.
+    pub fn metadata_size(&self) -> u64 {
+        self.shared.sizes.metadata
+    }
+
+    /// Bytes of the ring.
+    pub fn payload_size(&self) -> u64 {
+        self.shared.sizes.payload
+    }
+
+    /// The next frame, in place. A frame lends its room in the ring until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; [`Error::Interrupted`]; [`Error::WriterClosed`] and
+    /// [`Error::WriterDead`] once all frames of that writer are read (the next writer may still
+    /// come: call again); [`Error::Sequence`] and [`Error::Corrupt`] when the writer breaks the
+    /// protocol (from then on always); [`Error::Closed`].
+    pub fn read_frame<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Frame> {
+        let shared = &self.shared;
+        let waiting = wait.into().start();
+        loop {
+            if waiting.is_interrupted() {
+                return Err(Error::Interrupted);
+            }
+            shared.usable()?;
+            if shared.wait_write(std::time::Duration::ZERO)? {
+                if let Some(frame) = self.take_frame()? {
+                    return Ok(frame);
+                }
+                continue;
+            }
+            // Acquire in `writer_state`: if the writer is gone, all its posts have been made, so a
+            // semaphore that is empty after this look says that all its frames have been read.
+            let state = shared.writer_state();
+            let slice = waiting.slice();
+            let gone = matches!(state, WriterState::Closed | WriterState::Dead { .. });
+            let sleep = if gone { None } else { slice };
+            if shared.wait_write(sleep.unwrap_or_default())? {
+                if let Some(frame) = self.take_frame()? {
+                    return Ok(frame);
+                }
+                continue;
+            }
+            let name = || shared.names.name.clone();
+            match state {
+                WriterState::Closed => return Err(Error::WriterClosed { name: name() }),
+                WriterState::Dead { pid } => return Err(Error::WriterDead { name: name(), pid }),
+                _ if slice.is_none() => {
+                    return Err(Error::Timeout {
+                        name: name(),
+                        waited: waiting.waited(),
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The frames until the writer closes the stream; each `next` waits at most so long.
+    pub fn frames<'a>(
+        &'a self,
+        wait: impl Into<Wait<'a>>,
+    ) -> impl Iterator<Item = Result<Frame>> + 'a {
+        let wait = wait.into();
+        std::iter::from_fn(move || match self.read_frame(wait) {
+            Err(Error::WriterClosed { .. }) => None,
+            other => Some(other),
+        })
+    }
+
+    /// Takes the frame that a post has announced; `None` if there is none after all.
+    fn take_frame(&self) -> Result<Option<Frame>> {
+        let shared = &self.shared;
+        let mut position = shared.position();
+        if let Some(broken) = &position.broken {
+            return Err(shared.broken(broken));
+        }
+        let trace = shared.trace();
+        let found = ring::find(shared.sizes.payload, position.at, |at| shared.header(at));
+        let found = match found {
+            Ok(found) if found.sequence == position.next => found,
+            // A new writer starts again at 1.
+            Ok(found)
+                if found.sequence == FIRST_SEQUENCE
+                    && (position.writer_left || trace != position.last_writer) =>
+            {
+                found
+            }
+            // A semaphore posted more often than there are frames is no reason to stop.
+            _ if shared.is_empty(position.at) => return Ok(None),
+            Ok(found) => {
+                let broken = Broken::Sequence {
+                    expected: position.next,
+                    found: found.sequence,
+                };
+                return Err(shared.break_off(&mut position, broken));
+            }
+            Err(why) => {
+                let what = match why {
+                    NoFrame::Empty => "a frame without content".into(),
+                    NoFrame::Overlong(len) => format!("a frame of {len} bytes"),
+                };
+                let broken = Broken::Header(format!("{what} at position {}", position.at));
+                return Err(shared.break_off(&mut position, broken));
+            }
+        };
+        let start = shared.sizes.payload_start() + found.end() - found.len;
+        let view = shared
+            .segment
+            .view(start as usize, found.len as usize)
+            .ok_or_else(|| shared.names.corrupt("a frame outside of the ring"))?;
+        position.at = found.end();
+        position.next = found.sequence.wrapping_add(1);
+        position.last_writer = trace;
+        position.writer_left = trace.pid == 0;
+        position.writer_came = true;
+        shared.note_read(&found);
+        let ticket = shared.credits().hand_out(found.cost());
+        drop(position);
+        Ok(Some(Frame {
+            view,
+            sequence: found.sequence,
+            ticket,
+            shared: shared.clone(),
+        }))
+    }
+
+    /// A copy of the metadata; `None` while the writer has not written any.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when its length makes no sense.
+    pub fn metadata(&self) -> Result<Option<Vec<u8>>> {
+        let shared = &self.shared;
+        // Acquire, with the Release in `Writer::commit_metadata`: the bytes are there.
+        let written = shared.oieb().map_or(0, |oieb| {
+            oieb.word(offset::METADATA_WRITTEN_BYTES)
+                .load(Ordering::Acquire)
+        });
+        if written == 0 {
+            return Ok(None);
+        }
+        let mut prefix = [0; METADATA_PREFIX_SIZE as usize];
+        let prefixed = shared.segment.load(OIEB_SIZE as usize, &mut prefix);
+        let len = u64::from_le_bytes(prefix);
+        let end = len.checked_add(METADATA_PREFIX_SIZE);
+        if !prefixed || written > shared.sizes.metadata || end.is_none_or(|end| end > written) {
+            return Err(shared.names.corrupt(format!(
+                "{written} bytes of metadata with a length of {len}"
+            )));
+        }
+        let mut metadata = vec![0; len as usize];
+        let start = OIEB_SIZE + METADATA_PREFIX_SIZE;
+        if !shared.segment.load(start as usize, &mut metadata) {
+            return Err(shared.names.corrupt("metadata outside of its block"));
+        }
+        Ok(Some(metadata))
+    }
+
+    /// What is known of the writer now.
+    pub fn writer(&self) -> WriterState {
+        self.shared.writer_state()
+    }
+
+    /// Whether there is a writer, and alive.
+    pub fn is_writer_connected(&self) -> bool {
+        matches!(self.writer(), WriterState::Connected { .. })
+    }
+
+    /// Waits until a writer attaches.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::Interrupted`], [`Error::Closed`].
+    pub fn wait_for_writer<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<()> {
+        let waiting = wait.into().start();
+        while !self.is_writer_connected() {
+            self.shared.usable()?;
+            if waiting.is_interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let Some(slice) = waiting.slice() else {
+                return Err(Error::Timeout {
+                    name: self.name().into(),
+                    waited: waiting.waited(),
+                });
+            };
+            waiting.sleep(slice);
+        }
+        Ok(())
+    }
+
+    /// Frames read so far.
+    pub fn frames_read(&self) -> u64 {
+        self.shared.frames.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of content read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Frames handed out and not yet given back to the writer.
+    pub fn frames_held(&self) -> usize {
+        self.shared.credits().frames()
+    }
+
+    /// Bytes of the ring that are not free: frames written and not yet given back.
+    pub fn used_bytes(&self) -> u64 {
+        let free = self.shared.free_bytes();
+        self.shared.sizes.payload.saturating_sub(free)
+    }
+
+    /// Closes the buffer and removes it from the system. Frames that are held stay valid.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn position(&self) -> MutexGuard<'_, Position> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn credits(&self) -> MutexGuard<'_, Credits> {
+        self.credits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn oieb(&self) -> Option<Oieb<'_>> {
+        Oieb::of(&self.segment)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.oieb().map_or(0, |oieb| {
+            oieb.word(offset::PAYLOAD_FREE_BYTES)
+                .load(Ordering::Acquire)
+        })
+    }
+
+    fn usable(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed {
+                name: self.names.name.clone(),
+            });
+        }
+        match &self.position().broken {
+            Some(broken) => Err(self.broken(broken)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes one post of the writer. The semaphore orders: what the writer stored before its post
+    /// is seen after this (Release in sem_post, Acquire in sem_wait).
+    fn wait_write(&self, time: std::time::Duration) -> Result<bool> {
+        if time.is_zero() {
+            self.sem_write.try_wait()
+        } else {
+            self.sem_write.wait_timeout(time)
+        }
+        .map_err(|err| self.names.os("waiting for the writer's semaphore", err))
+    }
+
+    fn header(&self, at: u64) -> (u64, u64) {
+        let mut bytes = [0; 16];
+        // Outside of the ring it reads as 0: no frame.
+        let _ = self
+            .segment
+            .load((self.sizes.payload_start() + at) as usize, &mut bytes);
+        let [a, b] = [0, 8].map(|at| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        });
+        (a, b)
+    }
+
+    fn trace(&self) -> Trace {
+        Trace {
+            pid: self.oieb().map_or(0, |oieb| {
+                oieb.word(offset::WRITER_PID).load(Ordering::Acquire)
+            }),
+            attachments: extension::attachments(&self.segment, &self.sizes),
+        }
+    }
+
+    /// Whether the ring holds nothing that has not been handed out.
+    fn is_empty(&self, at: u64) -> bool {
+        let Some(oieb) = self.oieb() else { return true };
+        let write = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
+        // Equal positions are an empty ring or a full one; the free bytes tell which.
+        let size = self.sizes.payload;
+        let held = self.credits().bytes();
+        write % size == at % size && self.free_bytes().wrapping_add(held) == size
+    }
+
+    /// For others to see; we go by our own copies.
+    fn note_read(&self, found: &Found) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(found.len, Ordering::Relaxed);
+        if let Some(oieb) = self.oieb() {
+            // After an exact fit this is the size itself until the next frame: Python's writer
+            // takes 0 for a reader that has not begun.
+            oieb.word(offset::PAYLOAD_READ_POS)
+                .store(found.end(), Ordering::Release);
+            oieb.word(offset::PAYLOAD_READ_COUNT)
+                .fetch_add(1 + u64::from(found.marker), Ordering::Release);
+        }
+    }
+
+    fn writer_state(&self) -> WriterState {
+        let Some(oieb) = self.oieb() else {
+            return WriterState::None;
+        };
+        let word = oieb.word(offset::WRITER_PID);
+        // Acquire, with the Release by which a writer closes.
+        let mut pid = word.load(Ordering::Acquire);
+        if pid != 0 {
+            let hints = Hints {
+                holds_lock: false,
+                progress: oieb.get(offset::PAYLOAD_WRITTEN_COUNT),
+                lock_file: None,
+            };
+            let dead = self.writer.is_dead(&self.segment, pid, hints);
+            let now = word.load(Ordering::Acquire);
+            let mut position = self.position();
+            position.writer_came = true;
+            if now == pid {
+                return if dead {
+                    WriterState::Dead { pid }
+                } else {
+                    WriterState::Connected { pid }
+                };
+            }
+            pid = now;
+        }
+        let mut position = self.position();
+        if pid != 0 {
+            return WriterState::Connected { pid };
+        }
+        position.writer_left = true;
+        // One that came and went between two looks leaves frames, metadata or its trace.
+        position.writer_came |= oieb.get(offset::METADATA_WRITTEN_BYTES) != 0
+            || extension::attachments(&self.segment, &self.sizes) != 0;
+        if position.writer_came {
+            WriterState::Closed
+        } else {
+            WriterState::None
+        }
+    }
+
+    fn break_off(&self, position: &mut Position, broken: Broken) -> Error {
+        let error = self.broken(&broken);
+        position.broken = Some(broken);
+        error
+    }
+
+    fn broken(&self, broken: &Broken) -> Error {
+        match broken {
+            Broken::Sequence { expected, found } => Error::Sequence {
+                name: self.names.name.clone(),
+                expected: *expected,
+                found: *found,
+            },
+            Broken::Header(what) => self.names.corrupt(what.clone()),
+        }
+    }
+
+    fn release(&self, ticket: Ticket) {
+        // The lock also orders the last look at every frame of the credit before the store below,
+        // whichever thread it was made by.
+        let credit = self.credits().take_back(ticket);
+        if credit.frames == 0 || self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(oieb) = self.oieb() {
+            // Release, with the Acquire of the writer's look at it: it may overwrite these bytes,
+            // and we have read them.
+            oieb.word(offset::PAYLOAD_FREE_BYTES)
+                .fetch_add(credit.bytes, Ordering::Release);
+        }
+        for _ in 0..credit.frames {
+            // One a frame is the protocol. It cannot fail on an open semaphore, and there is
+            // nobody to tell: the writer looks at the free bytes anyway.
+            let _ = self.sem_read.post();
+        }
+    }
+
+    fn close(&self) {
+        // Release, with the Acquire in `usable` and `release`.
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(oieb) = self.oieb() {
+            oieb.word(offset::READER_PID).store(0, Ordering::Release);
+        }
+        drop(
+            self.owned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+}
+
+/// A frame in the ring. It is lent until it is dropped: then its room goes back to the writer, as
+/// soon as all frames before it have gone back too.
+///
+/// Frames may be dropped in any order, from any thread, also after the [`Reader`]. The bytes are
+/// those of shared memory: a writer that keeps to the protocol leaves them alone, one that does
+/// not can change them under your eyes, so copy before you check what must not change.
+#[derive(Debug)]
+pub struct Frame {
+    view: View,
+    sequence: u64,
+    ticket: Ticket,
+    shared: Arc<Shared>,
+}
+
+impl Frame {
+    /// The number that the writer gave it; the first of each writer is 1.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.view
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.shared.release(self.ticket);
+    }
+}

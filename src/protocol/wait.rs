@@ -1,0 +1,158 @@
+//! How long to wait, and how to end a wait early.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The longest time that a wait sleeps without looking at its [`Interrupt`] and at the peer.
+///
+/// A semaphore cannot be waited for together with anything else, and it must not be posted to wake
+/// ourselves, since its count is the protocol. So a wait is a row of short ones.
+pub(crate) const SLICE: Duration = Duration::from_millis(20);
+
+/// Ends waits of a [`Reader`](super::Reader) or [`Writer`](super::Writer) from another thread.
+///
+/// While it is set, every wait that was given it returns
+/// [`Error::Interrupted`](super::Error::Interrupted) within 50 ms, also when the peer is stopped.
+/// Nothing is lost: the next call goes on where the interrupted one stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    flag: AtomicBool,
+    lock: Mutex<()>,
+    set: Condvar,
+}
+
+impl Interrupt {
+    /// A new one, not set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends present and future waits.
+    pub fn set(&self) {
+        let _lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // Release/Acquire with `is_set`: who sees the flag sees what was done before it.
+        self.0.flag.store(true, Ordering::Release);
+        self.0.set.notify_all();
+    }
+
+    /// Lets waits be waits again.
+    pub fn clear(&self) {
+        self.0.flag.store(false, Ordering::Release);
+    }
+
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.0.flag.load(Ordering::Acquire)
+    }
+
+    /// Sleeps for `time` or until it is set; tells which: true = set.
+    pub fn sleep(&self, time: Duration) -> bool {
+        let lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_lock, _) = self
+            .0
+            .set
+            .wait_timeout_while(lock, time, |()| !self.is_set())
+            .unwrap_or_else(PoisonError::into_inner);
+        self.is_set()
+    }
+}
+
+/// How a call waits: for how long, and what ends it early.
+///
+/// Made from a [`Duration`], from an `Option<Duration>` (`None`: without end), or with
+/// [`Wait::forever`] and [`Wait::interrupted_by`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wait<'a> {
+    timeout: Option<Duration>,
+    interrupt: Option<&'a Interrupt>,
+}
+
+impl<'a> Wait<'a> {
+    /// Without end.
+    pub fn forever() -> Self {
+        Self::default()
+    }
+
+    /// Not at all.
+    pub fn no() -> Self {
+        Duration::ZERO.into()
+    }
+
+    /// Ends early when `interrupt` is set.
+    pub fn interrupted_by(self, interrupt: &'a Interrupt) -> Self {
+        Wait {
+            interrupt: Some(interrupt),
+            ..self
+        }
+    }
+
+    pub(crate) fn start(self) -> Waiting<'a> {
+        let now = Instant::now();
+        Waiting {
+            wait: self,
+            since: now,
+            // A time past the end of the clock is "without end".
+            deadline: self.timeout.and_then(|timeout| now.checked_add(timeout)),
+        }
+    }
+}
+
+impl From<Duration> for Wait<'_> {
+    fn from(timeout: Duration) -> Self {
+        Some(timeout).into()
+    }
+}
+
+impl From<Option<Duration>> for Wait<'_> {
+    fn from(timeout: Option<Duration>) -> Self {
+        Wait {
+            timeout,
+            interrupt: None,
+        }
+    }
+}
+
+/// A wait under way.
+pub(crate) struct Waiting<'a> {
+    wait: Wait<'a>,
+    since: Instant,
+    deadline: Option<Instant>,
+}
+
+impl Waiting<'_> {
+    pub fn is_interrupted(&self) -> bool {
+        self.wait.interrupt.is_some_and(Interrupt::is_set)
+    }
+
+    pub fn waited(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// How long the next sleep may be; `None` when the time is over.
+    pub fn slice(&self) -> Option<Duration> {
+        match self.deadline {
+            None => Some(SLICE),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                (!left.is_zero()).then(|| left.min(SLICE))
+            }
+        }
+    }
+
+    /// Sleeps for at most `time` and at most to the deadline, or until interrupted.
+    pub fn sleep(&self, time: Duration) {
+        let left = self.deadline.map_or(time, |deadline| {
+            time.min(deadline.saturating_duration_since(Instant::now()))
+        });
+        match self.wait.interrupt {
+            Some(interrupt) => {
+                interrupt.sleep(left);
+            }
+            None => std::thread::sleep(left),
+        }
+    }
+}

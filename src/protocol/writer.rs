@@ -1,0 +1,644 @@
+//! The writing end: it attaches to a buffer that a reader made, and fills it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use super::buffer::{self, Attached, Names};
+use super::error::{Error, Result};
+use super::extension::{Abilities, WRITER_LOCK};
+use super::layout::{
+    FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
+};
+use super::liveness::{Hints, Watch};
+use super::ring::{self, Fit, Placement};
+use super::wait::{Wait, Waiting};
+use crate::sys::process;
+use crate::sys::sem::Semaphore;
+use crate::sys::shm::{Place, Segment};
+
+/// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
+/// implementations.
+pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often [`Writer::attach_wait`] looks for a buffer that is not there yet.
+const ATTACH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Attaches to a buffer and writes frames into it.
+///
+/// Dropping it closes the stream; the reader still gets every frame. Threads may share a Writer:
+/// frames are written one after another.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    names: Names,
+    segment: Arc<Segment>,
+    sizes: Sizes,
+    abilities: Abilities,
+    sem_write: Semaphore,
+    sem_read: Semaphore,
+    reader: Watch,
+    state: Mutex<State>,
+    /// Told when `State::reserved` becomes `None`.
+    unreserved: Condvar,
+    frames: AtomicU64,
+    bytes: AtomicU64,
+    waits: AtomicU64,
+}
+
+/// Our own copies; what stands in the OIEB is for others.
+#[derive(Debug)]
+struct State {
+    /// Where the next frame goes on: 0 to the size of the ring.
+    at: u64,
+    sequence: u64,
+    metadata_written: bool,
+    /// Who holds a place that is neither committed nor dropped.
+    reserved: Option<ThreadId>,
+    closed: bool,
+}
+
+impl Writer {
+    /// Attaches to the buffer `name`, which its reader has made.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]; [`Error::BufferNotFound`], [`Error::ReaderClosed`] and
+    /// [`Error::ReaderDead`] when there is no reader (yet); [`Error::WriterAlreadyConnected`];
+    /// [`Error::Permission`]; [`Error::Version`] and [`Error::Corrupt`] when it is something else.
+    pub fn attach(name: &str) -> Result<Self> {
+        let names = Names::new(name)?;
+        let Attached {
+            segment,
+            sizes,
+            abilities,
+            sem_write,
+            sem_read,
+            reader,
+        } = buffer::attach(&names)?;
+        let writer = Writer {
+            shared: Arc::new(Shared {
+                names,
+                sizes,
+                abilities,
+                sem_write,
+                sem_read,
+                reader,
+                state: Mutex::new(State {
+                    at: 0,
+                    sequence: FIRST_SEQUENCE,
+                    metadata_written: false,
+                    reserved: None,
+                    closed: false,
+                }),
+                unreserved: Condvar::new(),
+                frames: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                waits: AtomicU64::new(0),
+                segment,
+            }),
+        };
+        // From here on dropping the writer takes our pid out again.
+        let shared = &writer.shared;
+        if let Some(oieb) = shared.oieb() {
+            let mut state = shared.state();
+            state.at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
+            state.metadata_written = oieb.get(offset::METADATA_WRITTEN_BYTES) > 0;
+            if state.at > shared.sizes.payload {
+                let what = format!("the writer's position {} is outside of the ring", state.at);
+                drop(state);
+                return Err(shared.names.corrupt(what));
+            }
+        }
+        Ok(writer)
+    }
+
+    /// Attaches as soon as there is a reader.
+    ///
+    /// # Errors
+    /// As [`Writer::attach`], but while there is no reader it waits; [`Error::Interrupted`]; when
+    /// the time is over, the reason why it could not attach.
+    pub fn attach_wait<'a>(name: &str, wait: impl Into<Wait<'a>>) -> Result<Self> {
+        let waiting = wait.into().start();
+        loop {
+            match Self::attach(name) {
+                Err(
+                    err @ (Error::BufferNotFound { .. }
+                    | Error::ReaderClosed { .. }
+                    | Error::ReaderDead { .. }),
+                ) => {
+                    if waiting.is_interrupted() {
+                        return Err(Error::Interrupted);
+                    }
+                    if waiting.slice().is_none() {
+                        return Err(err);
+                    }
+                    waiting.sleep(ATTACH_INTERVAL);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The name of the buffer.
+    pub fn name(&self) -> &str {
+        &self.shared.names.name
+    }
+
+    /// Bytes of the metadata block.
+    pub fn metadata_size(&self) -> u64 {
+        self.shared.sizes.metadata
+    }
+
+    /// Bytes of the ring.
+    pub fn payload_size(&self) -> u64 {
+        self.shared.sizes.payload
+    }
+
+    /// Whether this buffer has its metadata, from us or from a writer before.
+    pub fn is_metadata_written(&self) -> bool {
+        self.shared.state().metadata_written
+    }
+
+    /// A copy of the metadata that the buffer has, from us or from a writer before.
+    pub fn metadata(&self) -> Option<Vec<u8>> {
+        let mut prefix = [0; METADATA_PREFIX_SIZE as usize];
+        if !self.is_metadata_written() || !self.shared.segment.load(OIEB_SIZE as usize, &mut prefix)
+        {
+            return None;
+        }
+        let room = self
+            .shared
+            .sizes
+            .metadata
+            .checked_sub(METADATA_PREFIX_SIZE)?;
+        let len = Some(u64::from_le_bytes(prefix)).filter(|len| *len <= room)?;
+        let mut bytes = vec![0; len as usize];
+        let start = OIEB_SIZE + METADATA_PREFIX_SIZE;
+        self.shared
+            .segment
+            .load(start as usize, &mut bytes)
+            .then_some(bytes)
+    }
+
+    /// Writes the metadata of the stream: once, and before the first frame.
+    ///
+    /// # Errors
+    /// [`Error::MetadataAlreadyWritten`], [`Error::MetadataTooLarge`], [`Error::Closed`].
+    pub fn set_metadata(&self, metadata: &[u8]) -> Result<()> {
+        let mut place = self.reserve_metadata(metadata.len() as u64)?;
+        place.copy_from_slice(metadata);
+        place.commit()
+    }
+
+    /// Lends room for metadata of exactly `len` bytes, to be filled in place.
+    ///
+    /// # Errors
+    /// As [`Writer::set_metadata`]; [`Error::ReservationPending`] while one is lent.
+    pub fn reserve_metadata(&self, len: u64) -> Result<MetadataReservation> {
+        let shared = &self.shared;
+        let state = shared.state();
+        shared.open(&state)?;
+        if state.metadata_written {
+            return Err(shared.metadata_written());
+        }
+        let needed = len.saturating_add(METADATA_PREFIX_SIZE);
+        if needed > shared.sizes.metadata {
+            return Err(Error::MetadataTooLarge {
+                name: shared.names.name.clone(),
+                size: len,
+                metadata_size: shared.sizes.metadata,
+                good_size: needed.checked_next_multiple_of(64).unwrap_or(needed),
+            });
+        }
+        let start = OIEB_SIZE + METADATA_PREFIX_SIZE;
+        let place = shared
+            .segment
+            .place(start as usize, len as usize)
+            .ok_or(Error::ReservationPending)?;
+        Ok(MetadataReservation {
+            place,
+            shared: shared.clone(),
+        })
+    }
+
+    /// Writes a frame, copying it in, and returns its sequence number. Waits for room at most
+    /// [`DEFAULT_WRITE_TIMEOUT`]; see [`Writer::write_frame_wait`] for other times.
+    ///
+    /// # Errors
+    /// As [`Writer::reserve`].
+    pub fn write_frame(&self, frame: &[u8]) -> Result<u64> {
+        self.write_frame_wait(frame, DEFAULT_WRITE_TIMEOUT)
+    }
+
+    /// Writes a frame, copying it in, and returns its sequence number.
+    ///
+    /// # Errors
+    /// As [`Writer::reserve`].
+    pub fn write_frame_wait<'a>(&self, frame: &[u8], wait: impl Into<Wait<'a>>) -> Result<u64> {
+        let mut place = self.reserve(frame.len() as u64, wait)?;
+        place.copy_from_slice(frame);
+        place.commit()
+    }
+
+    /// Lends room for a frame of exactly `len` bytes, to be filled in place; its content is
+    /// whatever was there. [`Reservation::commit`] publishes it, dropping it leaves no trace.
+    ///
+    /// # Errors
+    /// [`Error::BufferFull`] when there was no room in time; [`Error::InvalidFrameSize`],
+    /// [`Error::FrameTooLarge`], [`Error::FrameCannotPass`]: no wait would help;
+    /// [`Error::ReaderClosed`], [`Error::ReaderDead`]; [`Error::Interrupted`];
+    /// [`Error::ReservationPending`] when this thread itself holds one (another thread's is
+    /// waited for); [`Error::Closed`].
+    pub fn reserve<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Result<Reservation> {
+        let shared = &self.shared;
+        if len == 0 {
+            return Err(Error::InvalidFrameSize);
+        }
+        let total = ring::frame_total(len).unwrap_or(u64::MAX);
+        let waiting = wait.into().start();
+        let mut waited = false;
+        let mut state = shared.state();
+        loop {
+            shared.open(&state)?;
+            if state.reserved == Some(thread::current().id()) {
+                return Err(Error::ReservationPending);
+            }
+            if state.reserved.is_none() {
+                match shared.find_place(&state, len, total)? {
+                    Ok(placement) => return shared.lend(&mut state, placement, len),
+                    Err(free) => {
+                        drop(state);
+                        shared.wait_for_room(&waiting, total, free, !waited)?;
+                        waited = true;
+                        state = shared.state();
+                    }
+                }
+            } else {
+                let slice = shared.next_slice(&waiting, total, 0)?;
+                (state, _) = shared
+                    .unreserved
+                    .wait_timeout(state, slice)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Whether the reader is there, and alive.
+    pub fn is_reader_connected(&self) -> bool {
+        self.shared.check_reader().is_ok()
+    }
+
+    /// The reader's process id, in its own pid namespace; 0 when it has closed.
+    pub fn reader_pid(&self) -> u64 {
+        self.shared
+            .oieb()
+            .map_or(0, |oieb| oieb.get(offset::READER_PID))
+    }
+
+    /// Frames written so far.
+    pub fn frames_written(&self) -> u64 {
+        self.shared.frames.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of content written so far.
+    pub fn bytes_written(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often a frame had to wait for room.
+    pub fn waits(&self) -> u64 {
+        self.shared.waits.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the ring that are not free: frames written and not yet given back.
+    pub fn used_bytes(&self) -> u64 {
+        let free = self
+            .shared
+            .oieb()
+            .map_or(0, |oieb| oieb.get(offset::PAYLOAD_FREE_BYTES));
+        self.shared.sizes.payload.saturating_sub(free)
+    }
+
+    /// Closes the stream: the reader gets the frames that are there, then the end. A place that is
+    /// still reserved can no longer be committed.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn oieb(&self) -> Option<Oieb<'_>> {
+        Oieb::of(&self.segment)
+    }
+
+    fn name(&self) -> String {
+        self.names.name.clone()
+    }
+
+    fn open(&self, state: &State) -> Result<()> {
+        if state.closed {
+            return Err(Error::Closed { name: self.name() });
+        }
+        Ok(())
+    }
+
+    fn metadata_written(&self) -> Error {
+        Error::MetadataAlreadyWritten { name: self.name() }
+    }
+
+    /// A place for a frame, or the free bytes that are too few for it.
+    fn find_place(&self, state: &State, len: u64, total: u64) -> Result<Result<Placement, u64>> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        if oieb.word(offset::READER_PID).load(Ordering::Acquire) == 0 {
+            return Err(Error::ReaderClosed { name: self.name() });
+        }
+        // A reader posts for each frame that it gives back; unless taken, the count only grows.
+        // Before the look at the free bytes: a post that comes after it ends the next wait.
+        while self.try_wait_read()? {}
+        // Acquire, with the Release by which the reader gives back: it has read what we overwrite.
+        let free = oieb
+            .word(offset::PAYLOAD_FREE_BYTES)
+            .load(Ordering::Acquire);
+        let size = self.sizes.payload;
+        if free > size {
+            let what = format!("{free} free bytes in a ring of {size}");
+            return Err(self.names.corrupt(what));
+        }
+        match ring::place(size, state.at, free, total, self.abilities.tails()) {
+            Fit::Now(placement) => Ok(Ok(placement)),
+            Fit::Later => Ok(Err(free)),
+            Fit::TooLarge => Err(Error::FrameTooLarge {
+                name: self.name(),
+                size: len,
+                payload_size: size,
+                good_size: ring::good_size(len),
+            }),
+            Fit::Never => Err(Error::FrameCannotPass {
+                name: self.name(),
+                size: len,
+                payload_size: size,
+                position: state.at,
+                good_size: ring::good_size(len),
+            }),
+        }
+    }
+
+    fn try_wait_read(&self) -> Result<bool> {
+        self.sem_read
+            .try_wait()
+            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))
+    }
+
+    fn lend(
+        self: &Arc<Self>,
+        state: &mut State,
+        placement: Placement,
+        len: u64,
+    ) -> Result<Reservation> {
+        let start = self.sizes.payload_start() + placement.at + FRAME_HEADER_SIZE;
+        let place = self
+            .segment
+            .place(start as usize, len as usize)
+            .ok_or(Error::ReservationPending)?;
+        state.reserved = Some(thread::current().id());
+        Ok(Reservation {
+            place: Some(place),
+            placement,
+            shared: self.clone(),
+        })
+    }
+
+    /// Sleeps until the reader gives something back, or for a slice of time.
+    fn wait_for_room(&self, waiting: &Waiting, total: u64, free: u64, first: bool) -> Result<()> {
+        let slice = self.next_slice(waiting, total, free)?;
+        if first {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        let posted = self
+            .sem_read
+            .wait_timeout(slice)
+            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
+        if posted { Ok(()) } else { self.check_reader() }
+    }
+
+    fn next_slice(&self, waiting: &Waiting, needed: u64, free: u64) -> Result<Duration> {
+        if waiting.is_interrupted() {
+            return Err(Error::Interrupted);
+        }
+        waiting.slice().ok_or_else(|| Error::BufferFull {
+            name: self.name(),
+            waited: waiting.waited(),
+            needed,
+            free,
+            payload_size: self.sizes.payload,
+        })
+    }
+
+    fn check_reader(&self) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        let word = oieb.word(offset::READER_PID);
+        let pid = word.load(Ordering::Acquire);
+        let hints = Hints {
+            holds_lock: self.abilities.holds_lock(),
+            progress: oieb.get(offset::PAYLOAD_READ_COUNT),
+            lock_file: Some(&self.names.lock),
+        };
+        let dead = pid != 0 && self.reader.is_dead(&self.segment, pid, hints);
+        let now = word.load(Ordering::Acquire);
+        if now == 0 || !self.segment.file().is_linked() {
+            Err(Error::ReaderClosed { name: self.name() })
+        } else if dead {
+            Err(Error::ReaderDead {
+                name: self.name(),
+                pid,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn publish(&self, placement: Placement, len: u64) -> Result<u64> {
+        let mut state = self.state();
+        state.reserved = None;
+        self.unreserved.notify_one();
+        self.open(&state)?;
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        let sequence = state.sequence;
+        if let Some(marker) = placement.marker {
+            self.store_header(marker, 0, 0)?;
+        }
+        self.store_header(placement.at, len, sequence)?;
+        // Release: a reader may take these fields instead of the semaphore for its order. The free
+        // bytes first: should we die in between, the next writer finds too little room, not room
+        // that is taken.
+        oieb.word(offset::PAYLOAD_FREE_BYTES)
+            .fetch_sub(placement.cost(), Ordering::Release);
+        oieb.word(offset::PAYLOAD_WRITE_POS)
+            .store(placement.end(), Ordering::Release);
+        oieb.word(offset::PAYLOAD_WRITTEN_COUNT)
+            .fetch_add(1 + u64::from(placement.marker.is_some()), Ordering::Release);
+        state.at = placement.end();
+        state.sequence = sequence.wrapping_add(1);
+        // Release in sem_post, with the Acquire in the reader's sem_wait: it sees all of the above.
+        self.sem_write
+            .post()
+            .map_err(|err| self.names.os("posting the semaphore", err))?;
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(sequence)
+    }
+
+    fn store_header(&self, at: u64, len: u64, sequence: u64) -> Result<()> {
+        let mut header = [0; FRAME_HEADER_SIZE as usize];
+        header[..8].copy_from_slice(&len.to_le_bytes());
+        header[8..].copy_from_slice(&sequence.to_le_bytes());
+        let start = self.sizes.payload_start() + at;
+        if self.segment.store(start as usize, &header) {
+            Ok(())
+        } else {
+            Err(self.names.corrupt("a header outside of the ring"))
+        }
+    }
+
+    fn unreserve(&self) {
+        self.state().reserved = None;
+        self.unreserved.notify_one();
+    }
+
+    fn close(&self) {
+        let mut state = self.state();
+        if state.closed {
+            return;
+        }
+        state.closed = true;
+        self.unreserved.notify_all();
+        if let Some(oieb) = self.oieb() {
+            // Release, with the Acquire of the reader: who sees the 0 sees all our posts. Only if
+            // it is still ours; nothing is posted.
+            let _ = oieb.word(offset::WRITER_PID).compare_exchange(
+                process::id(),
+                0,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+        // After the pid, so that a free lock under our pid means that we died.
+        let _ = self.segment.file().unlock_byte(WRITER_LOCK);
+    }
+}
+
+/// Room in the ring for one frame, lent by [`Writer::reserve`].
+#[derive(Debug)]
+#[must_use = "a frame that is not committed is not sent"]
+pub struct Reservation {
+    /// `None` once committed.
+    place: Option<Place>,
+    placement: Placement,
+    shared: Arc<Shared>,
+}
+
+impl Reservation {
+    /// Publishes the frame and returns its sequence number.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the writer was closed meanwhile.
+    pub fn commit(mut self) -> Result<u64> {
+        // The slice ends before the reader may see the bytes.
+        let len = self.place.take().map_or(0, |place| place.len() as u64);
+        self.shared.publish(self.placement, len)
+    }
+}
+
+impl Deref for Reservation {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.place.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for Reservation {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.place.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl AsMut<[u8]> for Reservation {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.place.take().is_some() {
+            self.shared.unreserve();
+        }
+    }
+}
+
+/// Room for the metadata, lent by [`Writer::reserve_metadata`].
+#[derive(Debug)]
+#[must_use = "metadata that is not committed is not sent"]
+pub struct MetadataReservation {
+    place: Place,
+    shared: Arc<Shared>,
+}
+
+impl MetadataReservation {
+    /// Publishes the metadata.
+    ///
+    /// # Errors
+    /// [`Error::MetadataAlreadyWritten`], [`Error::Closed`].
+    pub fn commit(self) -> Result<()> {
+        let MetadataReservation { place, shared } = self;
+        let len = place.len() as u64;
+        drop(place);
+        let mut state = shared.state();
+        shared.open(&state)?;
+        if state.metadata_written {
+            return Err(shared.metadata_written());
+        }
+        let oieb = shared.oieb().ok_or_else(|| shared.names.not_found())?;
+        if !shared.segment.store(OIEB_SIZE as usize, &len.to_le_bytes()) {
+            return Err(shared.names.corrupt("there is no room for metadata"));
+        }
+        let written = METADATA_PREFIX_SIZE + len;
+        oieb.set(offset::METADATA_FREE_BYTES, shared.sizes.metadata - written);
+        // Release, with the Acquire in `Reader::metadata`.
+        oieb.word(offset::METADATA_WRITTEN_BYTES)
+            .store(written, Ordering::Release);
+        state.metadata_written = true;
+        Ok(())
+    }
+}
+
+impl Deref for MetadataReservation {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.place
+    }
+}
+
+impl DerefMut for MetadataReservation {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.place
+    }
+}

@@ -1,0 +1,10 @@
+//! The operating system as safe types: shared memory, named semaphores, locks and processes.
+//!
+//! Nothing here knows the ZeroBuffer protocol. All `unsafe` code of the crate that is not about
+//! GStreamer memory lives here; everything it offers is safe to call with any argument, whatever
+//! another process does to the bytes meanwhile.
+
+pub mod lock;
+pub mod process;
+pub mod sem;
+pub mod shm;

@@ -1,0 +1,369 @@
+//! POSIX shared memory: the file, its mapping, and bounds-checked access to the mapping.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::slice;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
+use nix::sys::mman::{shm_open, shm_unlink};
+use nix::sys::stat::Mode;
+use nix::sys::statvfs::fstatvfs;
+
+/// Where Linux keeps POSIX shared memory. Only texts and permissions use it; the objects
+/// themselves are reached through `shm_open`.
+pub const DIRECTORY: &str = "/dev/shm";
+
+/// The path under which a shared memory object is seen.
+pub fn path(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}
+
+/// An open shared memory object, not yet mapped.
+#[derive(Debug)]
+pub struct ShmFile {
+    file: File,
+}
+
+impl ShmFile {
+    /// Makes a new object; `EEXIST` if the name is taken. Its mode is 0600 until
+    /// [`ShmFile::set_mode`].
+    pub fn create_new(name: &str) -> io::Result<Self> {
+        Self::open_with(name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)
+    }
+
+    /// Opens an existing object for reading and writing.
+    pub fn open(name: &str) -> io::Result<Self> {
+        Self::open_with(name, OFlag::O_RDWR)
+    }
+
+    fn open_with(name: &str, flags: OFlag) -> io::Result<Self> {
+        // O_CLOEXEC: a forked child that kept the descriptor would keep our locks alive.
+        let fd = shm_open(
+            OsStr::new(&format!("/{name}")),
+            flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )?;
+        Ok(ShmFile {
+            file: File::from(fd),
+        })
+    }
+
+    /// Removes a name. The memory lives on until its last mapping goes.
+    pub fn unlink(name: &str) -> io::Result<()> {
+        Ok(shm_unlink(OsStr::new(&format!("/{name}")))?)
+    }
+
+    /// Sets the mode whatever the umask is.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(mode))
+    }
+
+    /// Size in bytes at this moment.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Whether some name still leads to this object: false once it was removed or replaced.
+    pub fn is_linked(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+    }
+
+    /// Sets the size and reserves every page of it, so that a full `/dev/shm` is an error here
+    /// (`ENOSPC`) and not a SIGBUS at the first touch.
+    pub fn reserve(&self, len: u64) -> io::Result<()> {
+        let len = i64::try_from(len).map_err(|_| Errno::EFBIG)?;
+        loop {
+            match posix_fallocate(self.file.as_fd(), 0, len) {
+                Err(Errno::EINTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Bytes free in the file system of this object.
+    pub fn room(&self) -> Option<u64> {
+        fstatvfs(&self.file)
+            .ok()
+            .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
+    }
+
+    /// Takes the lock on one byte for this open file description; false if another has it. The
+    /// kernel frees it when the last descriptor of this description goes, however the process ends.
+    pub fn try_lock_byte(&self, byte: i64) -> io::Result<bool> {
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte_lock(byte))) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Gives the lock on one byte back.
+    pub fn unlock_byte(&self, byte: i64) -> io::Result<()> {
+        let mut lock = byte_lock(byte);
+        lock.l_type = libc::F_UNLCK as i16;
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock))?;
+        Ok(())
+    }
+
+    /// Whether another open file description holds the lock on `byte`.
+    pub fn is_byte_locked(&self, byte: i64) -> io::Result<bool> {
+        let mut probe = byte_lock(byte);
+        fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe))?;
+        Ok(i32::from(probe.l_type) != libc::F_UNLCK)
+    }
+
+    /// Maps `len` bytes. `EINVAL` if the object is smaller: touching past its end is a SIGBUS.
+    pub fn map(self, len: usize, role: Role) -> io::Result<Segment> {
+        if self.len()? < len as u64 {
+            return Err(Errno::EINVAL.into());
+        }
+        let map = MmapOptions::new().len(len).map_raw(&self.file)?;
+        Ok(Segment {
+            file: self,
+            map,
+            role,
+            places: Mutex::new(Vec::new()),
+        })
+    }
+}
+
+fn byte_lock(byte: i64) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: byte,
+        l_len: 1,
+        // Must be 0 for locks on an open file description (fcntl(2)).
+        l_pid: 0,
+    }
+}
+
+/// What a process may do with the bytes beyond single loads and stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Hands out shared read-only [`View`]s.
+    Consumer,
+    /// Hands out exclusive [`Place`]s.
+    Producer,
+}
+
+/// A mapped shared memory object.
+///
+/// Other processes may change any byte at any time, so single values are read and written with
+/// atomic operations only. [`View`] and [`Place`] lend slices; see there for what they promise.
+#[derive(Debug)]
+pub struct Segment {
+    file: ShmFile,
+    map: MmapRaw,
+    role: Role,
+    /// Ranges lent as [`Place`]s.
+    places: Mutex<Vec<Range<usize>>>,
+}
+
+impl Segment {
+    /// The object behind the mapping.
+    pub fn file(&self) -> &ShmFile {
+        &self.file
+    }
+
+    /// Mapped bytes.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    fn contains(&self, start: usize, len: usize) -> bool {
+        start.checked_add(len).is_some_and(|end| end <= self.len())
+    }
+
+    fn byte(&self, at: usize) -> &AtomicU8 {
+        assert!(at < self.len());
+        // SAFETY: `at` is inside the mapping, which lives as long as `self`; a byte is always
+        // aligned; every access of ours to bytes not lent as a slice is atomic.
+        unsafe { AtomicU8::from_ptr(self.map.as_mut_ptr().add(at)) }
+    }
+
+    /// The 64-bit word at `at`.
+    ///
+    /// # Panics
+    /// If `at` is not a multiple of 8 or outside: offsets are constants of the caller's layout.
+    pub fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && self.contains(at, 8));
+        // SAFETY: inside the mapping, which is page-aligned, so a multiple of 8 is aligned; it
+        // lives as long as `self`; every access of ours to this word is atomic.
+        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(at).cast()) }
+    }
+
+    /// Copies bytes out, each loaded once. False, and nothing is copied, if they are not inside.
+    #[must_use]
+    pub fn load(&self, start: usize, out: &mut [u8]) -> bool {
+        if !self.contains(start, out.len()) {
+            return false;
+        }
+        for (at, byte) in out.iter_mut().enumerate() {
+            // Relaxed: whoever needs an order gets it from a word or a semaphore beside the bytes.
+            *byte = self.byte(start + at).load(Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Copies bytes in. False, and nothing is changed, if the room is not inside or lent.
+    #[must_use]
+    pub fn store(&self, start: usize, bytes: &[u8]) -> bool {
+        if !self.contains(start, bytes.len()) || self.is_lent(start, bytes.len()) {
+            return false;
+        }
+        for (at, byte) in bytes.iter().enumerate() {
+            // Relaxed: as in `load`.
+            self.byte(start + at).store(*byte, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_lent(&self, start: usize, len: usize) -> bool {
+        self.lent()
+            .iter()
+            .any(|range| range.start < start + len && start < range.end)
+    }
+
+    /// Lends bytes for reading. `None` if they are not inside, or this is a producer's mapping.
+    pub fn view(self: &Arc<Self>, start: usize, len: usize) -> Option<View> {
+        (self.role == Role::Consumer && self.contains(start, len)).then(|| View {
+            segment: self.clone(),
+            start,
+            len,
+        })
+    }
+
+    /// Lends room for writing. `None` if it is not inside, is lent already, or this is a
+    /// consumer's mapping.
+    pub fn place(self: &Arc<Self>, start: usize, len: usize) -> Option<Place> {
+        if self.role != Role::Producer || !self.contains(start, len) || self.is_lent(start, len) {
+            return None;
+        }
+        self.lent().push(start..start + len);
+        Some(Place {
+            segment: self.clone(),
+            start,
+            len,
+        })
+    }
+}
+
+/// Bytes of a [`Segment`], lent for reading; they stay mapped as long as this lives.
+///
+/// This process never writes through a consumer's mapping while views exist, so to Rust the slice
+/// is immutable. A peer that breaks the protocol can still change the bytes: code that must not be
+/// fooled copies them first and then looks.
+#[derive(Debug)]
+pub struct View {
+    segment: Arc<Segment>,
+    start: usize,
+    len: usize,
+}
+
+impl Deref for View {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `Segment::view` checked the bounds; the Arc keeps the mapping; a consumer's
+        // mapping lends no mutable slice, and its atomic stores go to words outside of views.
+        unsafe { slice::from_raw_parts(self.segment.map.as_ptr().add(self.start), self.len) }
+    }
+}
+
+/// Room in a [`Segment`], lent for writing; exclusive within this mapping.
+#[derive(Debug)]
+pub struct Place {
+    segment: Arc<Segment>,
+    start: usize,
+    len: usize,
+}
+
+impl Deref for Place {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `Segment::place` checked the bounds and that nothing else in this mapping is
+        // lent there; the Arc keeps the mapping; the borrow of `self` rules the aliasing.
+        unsafe { slice::from_raw_parts(self.segment.map.as_ptr().add(self.start), self.len) }
+    }
+}
+
+impl DerefMut for Place {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` makes this the only slice of the place.
+        unsafe {
+            slice::from_raw_parts_mut(self.segment.map.as_mut_ptr().add(self.start), self.len)
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut lent = self.segment.lent();
+        if let Some(at) = lent.iter().position(|range| range.start == self.start) {
+            lent.swap_remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(role: Role) -> Arc<Segment> {
+        let name = format!("zb-unit-shm-{}-{role:?}", std::process::id());
+        let file = ShmFile::create_new(&name).unwrap();
+        ShmFile::unlink(&name).unwrap();
+        file.reserve(4096).unwrap();
+        Arc::new(file.map(4096, role).unwrap())
+    }
+
+    #[test]
+    fn places_are_exclusive_until_dropped() {
+        let producer = segment(Role::Producer);
+        let place = producer.place(100, 50).unwrap();
+        assert!(producer.place(149, 1).is_none());
+        assert!(
+            !producer.store(120, b"x"),
+            "a lent byte is not ours to store"
+        );
+        assert!(producer.place(150, 1).is_some());
+        drop(place);
+        assert!(producer.place(149, 1).is_some());
+        assert!(producer.view(0, 1).is_none(), "a producer lends no views");
+    }
+
+    #[test]
+    fn nothing_outside_is_reachable() {
+        let consumer = segment(Role::Consumer);
+        assert!(consumer.view(4095, 1).is_some());
+        assert!(consumer.view(4095, 2).is_none());
+        assert!(consumer.view(usize::MAX, 2).is_none());
+        assert!(!consumer.load(4090, &mut [0; 8]));
+        assert!(!consumer.store(usize::MAX - 1, b"abc"));
+        assert!(consumer.place(0, 1).is_none(), "a consumer lends no places");
+    }
+
+    #[test]
+    fn a_short_object_is_not_mapped() {
+        let name = format!("zb-unit-short-{}", std::process::id());
+        let file = ShmFile::create_new(&name).unwrap();
+        ShmFile::unlink(&name).unwrap();
+        file.reserve(100).unwrap();
+        assert!(file.map(101, Role::Consumer).is_err());
+    }
+}
