@@ -1,15 +1,53 @@
 //! Video between processes through ZeroBuffer rings in shared memory.
 //!
-//! * [`protocol`] (also re-exported here): the ZeroBuffer v1.0.0 library for plain Rust programs.
+//! * [`protocol`] (its main types also here): the ZeroBuffer v1.0.0 library for plain Rust programs.
 //! * [`testing`]: names and patterns for tests across languages.
+//! * With the feature `plugin` (default): the GStreamer plugin `zerobuffer` with the elements
+//!   `zerobuffersink` and `zerobuffersrc`. Loaded from libgstzerobuffer.so, or registered by an
+//!   application that links this crate: `gstzerobuffer::plugin_register_static()`.
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "plugin")]
+mod element;
 pub mod protocol;
+#[cfg(feature = "plugin")]
+mod stream_info;
 mod sys;
 pub mod testing;
+#[cfg(feature = "plugin")]
+mod zerobuffersink;
+#[cfg(feature = "plugin")]
+mod zerobuffersrc;
 
 pub use protocol::{
     BufferConfig, Error, Frame, Interrupt, MetadataReservation, Reader, Reservation, Wait, Writer,
     WriterState,
 };
+
+#[cfg(feature = "plugin")]
+mod plugin {
+    #![allow(missing_docs)]
+    use gstreamer as gst;
+
+    fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
+        crate::zerobuffersink::register(plugin)?;
+        crate::zerobuffersrc::register(plugin)
+    }
+
+    gst::plugin_define!(
+        zerobuffer,
+        env!("CARGO_PKG_DESCRIPTION"),
+        plugin_init,
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+        // The spelling of MIT that GStreamer knows.
+        "MIT/X11",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        "https://crates.io/crates/gst-plugin-zerobuffer",
+        env!("BUILD_REL_DATE")
+    );
+}
+
+#[cfg(feature = "plugin")]
+pub use plugin::plugin_register_static;

@@ -28,6 +28,15 @@ pub const LOCK_FOLDER: &str = "/tmp/zerobuffer";
 /// How often creation and attaching start over when objects change under them.
 const TRIES: usize = 100;
 
+/// Whether `name` can be that of a buffer: 1 to [`MAX_NAME_LEN`] bytes, no slash, no zero byte,
+/// neither `.` nor `..`, and not starting with `sem.` (so that it is never a semaphore's file).
+///
+/// # Errors
+/// [`Error::InvalidName`].
+pub fn check_name(name: &str) -> Result<()> {
+    Names::new(name).map(drop)
+}
+
 /// The names that follow from a buffer's name.
 #[derive(Clone, Debug)]
 pub struct Names {

@@ -250,3 +250,13 @@ pub enum Error {
 
 /// Short for results with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Whether it only says that there is no reader to write to (yet).
+    pub fn is_no_reader(&self) -> bool {
+        matches!(
+            self,
+            Error::BufferNotFound { .. } | Error::ReaderClosed { .. } | Error::ReaderDead { .. }
+        )
+    }
+}

@@ -44,7 +44,7 @@ pub mod ring;
 mod wait;
 mod writer;
 
-pub use buffer::{LOCK_FOLDER, MAX_NAME_LEN};
+pub use buffer::{LOCK_FOLDER, MAX_NAME_LEN, check_name};
 pub use error::{Error, Result};
 pub use reader::{BufferConfig, Frame, Reader, WriterState};
 pub use wait::{Interrupt, Wait};

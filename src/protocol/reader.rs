@@ -111,6 +111,7 @@ struct Shared {
     closed: AtomicBool,
     frames: AtomicU64,
     bytes: AtomicU64,
+    waits: AtomicU64,
 }
 
 /// Where the reader is. Our own copy; what stands in the OIEB is for others.
@@ -180,6 +181,7 @@ impl Reader {
                 closed: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
+                waits: AtomicU64::new(0),
             }),
         })
     }
@@ -209,6 +211,7 @@ impl Reader {
     pub fn read_frame<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Frame> {
         let shared = &self.shared;
         let waiting = wait.into().start();
+        let mut waited = false;
         loop {
             if waiting.is_interrupted() {
                 return Err(Error::Interrupted);
@@ -226,6 +229,9 @@ impl Reader {
             let slice = waiting.slice();
             let gone = matches!(state, WriterState::Closed | WriterState::Dead { .. });
             let sleep = if gone { None } else { slice };
+            if sleep.is_some() && !std::mem::replace(&mut waited, true) {
+                shared.waits.fetch_add(1, Ordering::Relaxed);
+            }
             if shared.wait_write(sleep.unwrap_or_default())? {
                 if let Some(frame) = self.take_frame()? {
                     return Ok(frame);
@@ -387,6 +393,11 @@ impl Reader {
     /// Bytes of content read so far.
     pub fn bytes_read(&self) -> u64 {
         self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often a frame had to be waited for.
+    pub fn waits(&self) -> u64 {
+        self.shared.waits.load(Ordering::Relaxed)
     }
 
     /// Frames handed out and not yet given back to the writer.

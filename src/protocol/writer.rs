@@ -124,24 +124,34 @@ impl Writer {
     /// As [`Writer::attach`], but while there is no reader it waits; [`Error::Interrupted`]; when
     /// the time is over, the reason why it could not attach.
     pub fn attach_wait<'a>(name: &str, wait: impl Into<Wait<'a>>) -> Result<Self> {
+        Self::attach_wait_if(name, wait, |_| Ok(true))
+    }
+
+    /// Attaches as soon as there is a reader whose buffer `suits` takes; one that it does not take
+    /// is left again, and the reader's next one is waited for.
+    ///
+    /// # Errors
+    /// As [`Writer::attach_wait`], and those of `suits`.
+    pub fn attach_wait_if<'a>(
+        name: &str,
+        wait: impl Into<Wait<'a>>,
+        suits: impl Fn(&Writer) -> Result<bool>,
+    ) -> Result<Self> {
         let waiting = wait.into().start();
         loop {
-            match Self::attach(name) {
-                Err(
-                    err @ (Error::BufferNotFound { .. }
-                    | Error::ReaderClosed { .. }
-                    | Error::ReaderDead { .. }),
-                ) => {
-                    if waiting.is_interrupted() {
-                        return Err(Error::Interrupted);
-                    }
-                    if waiting.slice().is_none() {
-                        return Err(err);
-                    }
-                    waiting.sleep(ATTACH_INTERVAL);
-                }
-                other => return other,
+            let err = match Self::attach(name).and_then(|writer| Ok((suits(&writer)?, writer))) {
+                Ok((true, writer)) => return Ok(writer),
+                Ok((false, writer)) => writer.shared.metadata_written(),
+                Err(err) if err.is_no_reader() => err,
+                Err(err) => return Err(err),
+            };
+            if waiting.is_interrupted() {
+                return Err(Error::Interrupted);
             }
+            if waiting.slice().is_none() {
+                return Err(err);
+            }
+            waiting.sleep(ATTACH_INTERVAL);
         }
     }
 

@@ -1,0 +1,108 @@
+//! What both elements share: how protocol errors become GStreamer's, and their statistics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gstreamer as gst;
+
+use crate::protocol::{Error, check_name};
+
+/// The protocol's error in GStreamer's words; the text says what to do.
+pub fn message(err: &Error) -> gst::ErrorMessage {
+    use gst::{ResourceError as Resource, StreamError as Stream};
+    match err {
+        Error::InvalidName { .. } | Error::InvalidConfig { .. } => {
+            gst::error_msg!(Resource::Settings, ("{err}"))
+        }
+        Error::BufferNotFound { .. } => gst::error_msg!(Resource::NotFound, ("{err}")),
+        Error::ReaderAlreadyConnected { .. } | Error::WriterAlreadyConnected { .. } => {
+            gst::error_msg!(Resource::Busy, ("{err}"))
+        }
+        Error::NoSpace { .. } => gst::error_msg!(Resource::NoSpaceLeft, ("{err}")),
+        Error::Permission { .. } => gst::error_msg!(Resource::NotAuthorized, ("{err}")),
+        Error::Version { .. } | Error::Corrupt { .. } | Error::Os { .. } => {
+            gst::error_msg!(Resource::Failed, ("{err}"))
+        }
+        Error::FrameTooLarge { .. }
+        | Error::FrameCannotPass { .. }
+        | Error::MetadataTooLarge { .. }
+        | Error::BufferFull { .. } => gst::error_msg!(Resource::Write, ("{err}")),
+        Error::WriterDead { .. } | Error::ReaderDead { .. } => {
+            gst::error_msg!(Resource::Read, ("{err}"))
+        }
+        _ => gst::error_msg!(Stream::Failed, ("{err}")),
+    }
+}
+
+/// The name, if it is set and can be one.
+pub fn checked_name(name: Option<&str>) -> Result<String, gst::ErrorMessage> {
+    let Some(name) = name else {
+        return Err(gst::error_msg!(
+            gst::ResourceError::Settings,
+            ("No buffer name: set the property buffer-name, the same at both ends")
+        ));
+    };
+    check_name(name).map_err(|err| message(&err))?;
+    Ok(name.into())
+}
+
+/// Counts since the element was started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub frames: AtomicU64,
+    pub bytes: AtomicU64,
+    pub dropped: AtomicU64,
+    pub in_place: AtomicU64,
+    pub copied: AtomicU64,
+    /// Waits of connections that are over.
+    pub waits: AtomicU64,
+}
+
+/// What is known of the connection there is now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connection {
+    pub waits: u64,
+    pub ring_used: u64,
+    pub ring_size: u64,
+    pub peer_pid: u64,
+}
+
+impl Counters {
+    pub fn reset(&self) {
+        let Counters {
+            frames,
+            bytes,
+            dropped,
+            in_place,
+            copied,
+            waits,
+        } = self;
+        for counter in [frames, bytes, dropped, in_place, copied, waits] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The `stats` property.
+    pub fn structure(&self, name: &str, connection: Connection) -> gst::Structure {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        gst::Structure::builder(name)
+            .field("frames", get(&self.frames))
+            .field("bytes", get(&self.bytes))
+            .field("dropped", get(&self.dropped))
+            .field("waits", get(&self.waits) + connection.waits)
+            .field("in-place", get(&self.in_place))
+            .field("copied", get(&self.copied))
+            .field("ring-used", connection.ring_used)
+            .field("ring-size", connection.ring_size)
+            .field("peer-pid", connection.peer_pid)
+            .build()
+    }
+}
+
+/// The blurb of the `stats` property, for both elements.
+pub const STATS_BLURB: &str = "Counts since the start (uint64 each): frames and bytes passed, \
+    frames dropped, waits for the peer, frames that stayed in place and frames that were copied; \
+    and now: bytes of the ring used, its size in bytes, the peer's process id (0 = none)";

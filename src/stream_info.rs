@@ -1,0 +1,134 @@
+//! What a stream is, as metadata in the ring: the JSON form that RocketWelder's SDK reads.
+//!
+//! `{"type": …, "version": "GStreamer 1.22.0", "caps": …, "element_name": …}`, the caps as
+//! `gst_caps_to_string()` writes them, with all types spelled out. See `docs/protocol.md`,
+//! "Metadata of a GStreamer stream".
+
+use std::str::FromStr;
+
+use gstreamer as gst;
+use serde_json::{Value, json};
+
+/// Caps as metadata.
+pub fn to_metadata(caps: &gst::CapsRef, element_name: &str) -> Vec<u8> {
+    let (major, minor, micro, _) = gst::version();
+    let media_type = caps.structure(0).map_or("", |structure| structure.name());
+    json!({
+        "type": media_type,
+        "version": format!("GStreamer {major}.{minor}.{micro}"),
+        "caps": caps.to_string(),
+        "element_name": element_name,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// The caps that metadata gives: a JSON object with a string `caps`, or a bare caps string. The
+/// error says what is there instead.
+pub fn to_caps(metadata: &[u8]) -> Result<gst::Caps, String> {
+    let text = std::str::from_utf8(metadata)
+        .map_err(|_| "metadata that is not text".to_string())?
+        // Fixed-size fields of other writers are padded with zeros.
+        .trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    let caps = match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(object)) => match object.get("caps") {
+            Some(Value::String(caps)) => caps.clone(),
+            _ => {
+                return Err(format!(
+                    "metadata without a string \"caps\": {}",
+                    short(text)
+                ));
+            }
+        },
+        Ok(Value::String(caps)) => caps,
+        _ => text.to_string(),
+    };
+    match gst::Caps::from_str(&caps) {
+        Ok(parsed) if parsed.is_fixed() => Ok(parsed),
+        Ok(_) => Err(format!("caps that leave a choice: {}", short(&caps))),
+        Err(_) => Err(format!("metadata that is no caps: {}", short(&caps))),
+    }
+}
+
+/// Enough of a foreign text to recognise it by.
+fn short(text: &str) -> String {
+    let mut cut: String = text.chars().take(80).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    cut
+}
+
+/// Whether a buffer of these caps is plain bytes in memory that a peer can read: no other caps
+/// features than system memory.
+pub fn is_plain_memory(features: Option<&gst::CapsFeaturesRef>) -> bool {
+    features.is_none_or(|features| {
+        let only = |count| !features.is_any() && features.size() == count;
+        only(0) || only(1) && features.contains(gst::CAPS_FEATURE_MEMORY_SYSTEM_MEMORY)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caps_travel_in_the_form_that_rocketwelder_reads() {
+        gst::init().unwrap();
+        let caps =
+            gst::Caps::from_str("video/x-raw,format=RGB,width=640,height=480,framerate=30/1")
+                .unwrap();
+        let metadata = to_metadata(&caps, "sink0");
+        let json: Value = serde_json::from_slice(&metadata).unwrap();
+        assert_eq!(
+            json["caps"],
+            "video/x-raw, format=(string)RGB, width=(int)640, height=(int)480, \
+             framerate=(fraction)30/1"
+        );
+        assert_eq!(json["element_name"], "sink0");
+        assert!(
+            json["version"]
+                .as_str()
+                .unwrap()
+                .starts_with("GStreamer 1.")
+        );
+        assert_eq!(to_caps(&metadata).unwrap(), caps);
+    }
+
+    #[test]
+    fn other_writers_forms_are_read() {
+        gst::init().unwrap();
+        let caps = gst::Caps::from_str("audio/x-raw,format=S16LE,rate=44100,channels=2").unwrap();
+        for metadata in [
+            "audio/x-raw,format=S16LE,rate=44100,channels=2",
+            "\"audio/x-raw,format=S16LE,rate=44100,channels=2\"",
+            "{\"caps\":\"audio/x-raw,format=S16LE,rate=44100,channels=2\"}\0\0\0",
+        ] {
+            assert_eq!(to_caps(metadata.as_bytes()).unwrap(), caps, "{metadata}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_caps_is_told() {
+        gst::init().unwrap();
+        for (metadata, why) in [
+            (&b"\xff\xfe"[..], "not text"),
+            (b"{}", "without a string \"caps\""),
+            (b"{\"caps\":7}", "without a string \"caps\""),
+            (b"hello world", "no caps"),
+            (b"", "no caps"),
+            (b"ANY", "leave a choice"),
+            (b"video/x-raw", "leave a choice"),
+            (b"video/x-raw,width=[1,2]", "leave a choice"),
+        ] {
+            let err = to_caps(metadata);
+            // Caps without fields are fixed for GStreamer: nothing is left to choose.
+            if metadata == b"video/x-raw" {
+                assert!(err.is_ok());
+                continue;
+            }
+            let err = err.unwrap_err();
+            assert!(err.contains(why), "{err}");
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! The writer of a ZeroBuffer as a sink element.
+//!
+//! It attaches to the buffer that a reader (`zerobuffersrc`, or any ZeroBuffer reader in another
+//! language) has made under `buffer-name`, sends the caps as metadata and each buffer as a frame.
+
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::prelude::*;
+use gstreamer as gst;
+use gstreamer_base as gst_base;
+use gstreamer_video as gst_video;
+
+use super::OnFull;
+use crate::element::{self, Connection, Counters};
+use crate::protocol::{Error, Interrupt, Reservation, Wait, Writer};
+use crate::stream_info;
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "zerobuffersink",
+        gst::DebugColorFlags::empty(),
+        Some("ZeroBuffer sink"),
+    )
+});
+
+#[derive(Clone, Debug)]
+struct Settings {
+    buffer_name: Option<String>,
+    wait_for_connection: bool,
+    on_full: OnFull,
+    timeout: gst::ClockTime,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            buffer_name: None,
+            wait_for_connection: true,
+            on_full: OnFull::Block,
+            timeout: gst::ClockTime::ZERO,
+        }
+    }
+}
+
+impl Settings {
+    fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
+        let timeout = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero());
+        Wait::from(timeout).interrupted_by(interrupt)
+    }
+}
+
+/// The stream between start and stop.
+#[derive(Debug, Default)]
+struct State {
+    caps: Option<gst::Caps>,
+    /// How raw video of these caps lies in memory by default.
+    video: Option<gst_video::VideoInfo>,
+    writer: Option<Arc<Writer>>,
+}
+
+#[derive(Debug, Default)]
+pub struct ZeroBufferSink {
+    settings: Mutex<Settings>,
+    state: Mutex<State>,
+    /// Set by unlock() without any lock, so that it never waits.
+    interrupt: Interrupt,
+    counters: Counters,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for ZeroBufferSink {
+    const NAME: &'static str = "GstZeroBufferSink";
+    type Type = super::ZeroBufferSink;
+    type ParentType = gst_base::BaseSink;
+}
+
+impl ObjectImpl for ZeroBufferSink {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            vec![
+                glib::ParamSpecString::builder("buffer-name")
+                    .nick("Buffer name")
+                    .blurb(
+                        "Name of the ZeroBuffer to write to, the same as at the reader: 1 to 245 \
+                         bytes, no slash, not starting with 'sem.'",
+                    )
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("wait-for-connection")
+                    .nick("Wait for connection")
+                    .blurb(
+                        "Hold the stream while there is no reader (otherwise: drop its frames \
+                         until there is one)",
+                    )
+                    .default_value(true)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("on-full", OnFull::default())
+                    .nick("On full")
+                    .blurb("What happens to a frame for which the ring has no room")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt64::builder("timeout")
+                    .nick("Timeout")
+                    .blurb(
+                        "Longest wait for a reader or for room, in nanoseconds; when it is over \
+                         the element posts an error (0 = without end)",
+                    )
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb(element::STATS_BLURB)
+                    .read_only()
+                    .build(),
+            ]
+        });
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let mut settings = self.settings();
+        // GObject has checked the types.
+        match pspec.name() {
+            "buffer-name" => settings.buffer_name = value.get().unwrap_or_default(),
+            "wait-for-connection" => {
+                settings.wait_for_connection = value.get().unwrap_or_default();
+            }
+            "on-full" => settings.on_full = value.get().unwrap_or_default(),
+            "timeout" => {
+                settings.timeout = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let settings = self.settings();
+        match pspec.name() {
+            "buffer-name" => settings.buffer_name.to_value(),
+            "wait-for-connection" => settings.wait_for_connection.to_value(),
+            "on-full" => settings.on_full.to_value(),
+            "timeout" => settings.timeout.nseconds().to_value(),
+            _ => self.stats().to_value(),
+        }
+    }
+}
+
+impl GstObjectImpl for ZeroBufferSink {}
+
+impl ElementImpl for ZeroBufferSink {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "ZeroBuffer sink",
+                "Sink/Video",
+                "Sends frames to another process through a ZeroBuffer ring in shared memory; the \
+                 reader there is zerobuffersrc or any ZeroBuffer v1 reader",
+                "The gst-plugin-zerobuffer developers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            gst::PadTemplate::new(
+                "sink",
+                gst::PadDirection::Sink,
+                gst::PadPresence::Always,
+                &gst::Caps::new_any(),
+            )
+            .into_iter()
+            .collect()
+        });
+        &TEMPLATES
+    }
+}
+
+impl BaseSinkImpl for ZeroBufferSink {
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        element::checked_name(self.settings().buffer_name.as_deref())?;
+        self.counters.reset();
+        self.interrupt.clear();
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        self.disconnect("stopped");
+        *self.state() = State::default();
+        Ok(())
+    }
+
+    fn unlock(&self) -> Result<(), gst::ErrorMessage> {
+        self.interrupt.set();
+        Ok(())
+    }
+
+    fn unlock_stop(&self) -> Result<(), gst::ErrorMessage> {
+        self.interrupt.clear();
+        Ok(())
+    }
+
+    fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
+        // "Anything in system memory" cannot be said as caps, so ANY stands for it until somebody
+        // asks about caps in particular.
+        let Some(filter) = filter.filter(|filter| !filter.is_any()) else {
+            return Some(gst::Caps::new_any());
+        };
+        Some(
+            filter
+                .iter_with_features()
+                .filter(|(_, features)| stream_info::is_plain_memory(Some(features)))
+                .map(|(structure, features)| (structure.to_owned(), features.to_owned()))
+                .collect(),
+        )
+    }
+
+    fn query(&self, query: &mut gst::QueryRef) -> bool {
+        if let gst::QueryViewMut::AcceptCaps(accept) = query.view_mut() {
+            let plain = accept
+                .caps()
+                .iter_with_features()
+                .all(|(_, features)| stream_info::is_plain_memory(Some(features)));
+            accept.set_result(plain);
+            return true;
+        }
+        BaseSinkImplExt::parent_query(self, query)
+    }
+
+    fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        if !stream_info::is_plain_memory(caps.features(0)) {
+            return Err(gst::loggable_error!(
+                CAT,
+                "Only system memory can be sent, not {caps}"
+            ));
+        }
+        let mut state = self.state();
+        if state.writer.is_some() && state.caps.as_ref().is_some_and(|old| old != caps) {
+            let old = state.caps.clone();
+            drop(state);
+            gst::element_imp_error!(
+                self,
+                gst::StreamError::Format,
+                ("The caps changed in the middle of the stream, and a ZeroBuffer v1 stream has \
+                     one: keep them fixed with a capsfilter (behind videoconvert and videoscale), \
+                     or end the stream and start a new one"),
+                ["from {old:?} to {caps}"]
+            );
+            return Err(gst::loggable_error!(CAT, "caps changed to {caps}"));
+        }
+        gst::debug!(CAT, imp = self, "Caps {caps}");
+        // Encoded video and audio have no such layout.
+        state.video = gst_video::VideoInfo::from_caps(caps).ok();
+        state.caps = Some(caps.clone());
+        Ok(())
+    }
+
+    fn propose_allocation(
+        &self,
+        query: &mut gst::query::Allocation,
+    ) -> Result<(), gst::LoggableError> {
+        // Any strides will do: a frame is copied once, with its rows where they belong.
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        Ok(())
+    }
+
+    fn event(&self, event: gst::Event) -> bool {
+        let eos = event.type_() == gst::EventType::Eos;
+        // Waits until the last frame's time is over.
+        let handled = self.parent_event(event);
+        if eos {
+            self.disconnect("end of stream");
+        }
+        handled
+    }
+
+    fn render(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if buffer.size() == 0 {
+            gst::log!(CAT, imp = self, "Skipping an empty buffer");
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        loop {
+            match self.send(buffer) {
+                Ok(true) => {
+                    Counters::add(&self.counters.frames, 1);
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+                Ok(false) => {
+                    Counters::add(&self.counters.dropped, 1);
+                    gst::log!(CAT, imp = self, "Dropped {buffer:?}");
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+                // Pausing calls unlock() and is no flush: the frame goes on when we play again.
+                Err(Stop::Protocol(Error::Interrupted)) => {
+                    gst::debug!(CAT, imp = self, "Interrupted, waiting to play on");
+                    self.obj().wait_preroll()?;
+                }
+                Err(Stop::Protocol(
+                    err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
+                )) => {
+                    gst::info!(CAT, imp = self, "{err}");
+                    self.disconnect("the reader went away");
+                }
+                Err(stop) => {
+                    self.post_error_message(stop.message());
+                    return Err(gst::FlowError::Error);
+                }
+            }
+        }
+    }
+}
+
+/// Why a frame was not sent.
+enum Stop {
+    Protocol(Error),
+    Element(gst::ErrorMessage),
+}
+
+impl Stop {
+    fn message(&self) -> gst::ErrorMessage {
+        match self {
+            Stop::Protocol(err) => element::message(err),
+            Stop::Element(message) => message.clone(),
+        }
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(err: Error) -> Self {
+        Stop::Protocol(err)
+    }
+}
+
+impl ZeroBufferSink {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a buffer as a frame; false if the properties say to drop it.
+    fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
+        let settings = self.settings().clone();
+        let Some(writer) = self.connect(&settings)? else {
+            return Ok(false);
+        };
+        let video = self.state().video.clone();
+        let wait = match settings.on_full {
+            OnFull::Block => settings.wait(&self.interrupt),
+            OnFull::Drop => Wait::no(),
+        };
+        let len = match &video {
+            // Without the padding that some allocators leave behind the last row.
+            Some(video) if buffer.size() >= video.size() => video.size(),
+            Some(video) if buffer.meta::<gst_video::VideoMeta>().is_none() => {
+                return Err(Stop::Element(gst::error_msg!(
+                    gst::StreamError::Format,
+                    (
+                        "A frame of {} bytes does not match its caps, which need {}",
+                        buffer.size(),
+                        video.size()
+                    )
+                )));
+            }
+            Some(video) => video.size(),
+            None => buffer.size(),
+        };
+        let place = match writer.reserve(len as u64, wait) {
+            Err(Error::BufferFull { .. }) if settings.on_full == OnFull::Drop => return Ok(false),
+            other => other?,
+        };
+        let place = match video.filter(|video| has_other_layout(buffer, video)) {
+            Some(video) => repack(buffer, &video, place).map_err(|err| {
+                Stop::Element(gst::error_msg!(
+                    gst::StreamError::Format,
+                    ("A frame does not have the layout that its GstVideoMeta tells: {err}")
+                ))
+            })?,
+            None => copy(buffer, place)?,
+        };
+        place.commit()?;
+        Counters::add(&self.counters.copied, 1);
+        Counters::add(&self.counters.bytes, len as u64);
+        Ok(true)
+    }
+
+    /// The writer, attached if need be; `None` if there is no reader and no wait for one.
+    fn connect(&self, settings: &Settings) -> Result<Option<Arc<Writer>>, Stop> {
+        let state = self.state();
+        if let Some(writer) = &state.writer {
+            return Ok(Some(writer.clone()));
+        }
+        let caps = state.caps.clone();
+        drop(state);
+        let name = settings.buffer_name.clone().unwrap_or_default();
+        let waiting = if settings.wait_for_connection {
+            gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
+            settings.wait(&self.interrupt)
+        } else {
+            Wait::no()
+        };
+        let attach = Writer::attach_wait_if(&name, waiting, |writer| {
+            self.announce(writer, caps.as_deref())
+        });
+        let writer = match attach {
+            Ok(writer) => Arc::new(writer),
+            Err(err) if !is_missing(&err) => return Err(err.into()),
+            Err(_) if !settings.wait_for_connection => return Ok(None),
+            Err(err) => {
+                return Err(Stop::Element(gst::error_msg!(
+                    gst::ResourceError::NotFound,
+                    (
+                        "No reader came within the timeout of {}: {err}",
+                        settings.timeout
+                    )
+                )));
+            }
+        };
+        gst::info!(
+            CAT,
+            imp = self,
+            "Attached to {name}, reader's pid {}",
+            writer.reader_pid()
+        );
+        self.state().writer = Some(writer.clone());
+        Ok(Some(writer))
+    }
+
+    /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
+    /// before us: then only the reader's next buffer will do.
+    fn announce(&self, writer: &Writer, caps: Option<&gst::CapsRef>) -> Result<bool, Error> {
+        let Some(caps) = caps else { return Ok(true) };
+        if let Some(there) = writer.metadata() {
+            let same = stream_info::to_caps(&there).is_ok_and(|there| *there == *caps);
+            if !same {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "The buffer has the metadata of another stream; waiting for a new one"
+                );
+            }
+            return Ok(same);
+        }
+        writer.set_metadata(&stream_info::to_metadata(caps, &self.obj().name()))?;
+        Ok(true)
+    }
+
+    fn disconnect(&self, why: &str) {
+        let writer = self.state().writer.take();
+        if let Some(writer) = writer {
+            gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
+            writer.close();
+            Counters::add(&self.counters.waits, writer.waits());
+        }
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let writer = self.state().writer.clone();
+        let connection = writer.map_or(Connection::default(), |writer| Connection {
+            waits: writer.waits(),
+            ring_used: writer.used_bytes(),
+            ring_size: writer.payload_size(),
+            peer_pid: writer.reader_pid(),
+        });
+        self.counters
+            .structure("application/x-zerobuffersink-stats", connection)
+    }
+}
+
+/// Whether there is no reader that this stream could go to.
+fn is_missing(err: &Error) -> bool {
+    err.is_no_reader() || matches!(err, Error::MetadataAlreadyWritten { .. })
+}
+
+/// Whether a GstVideoMeta says that rows or planes are elsewhere than the caps alone would say.
+fn has_other_layout(buffer: &gst::BufferRef, video: &gst_video::VideoInfo) -> bool {
+    buffer.meta::<gst_video::VideoMeta>().is_some_and(|meta| {
+        let planes = video.n_planes() as usize;
+        meta.stride() != &video.stride()[..planes] || meta.offset() != &video.offset()[..planes]
+    })
+}
+
+/// Copies the bytes as they are, from all memories of the buffer.
+fn copy(buffer: &gst::BufferRef, mut place: Reservation) -> Result<Reservation, Stop> {
+    buffer.copy_to_slice(0, &mut place).map_err(|copied| {
+        Stop::Element(gst::error_msg!(
+            gst::ResourceError::Read,
+            ("The memory of a frame could not be read behind byte {copied}")
+        ))
+    })?;
+    Ok(place)
+}
+
+/// Copies the picture with its rows and planes where the caps' default layout has them, so that a
+/// reader in any language finds them.
+fn repack(
+    buffer: &gst::BufferRef,
+    video: &gst_video::VideoInfo,
+    place: Reservation,
+) -> Result<Reservation, glib::BoolError> {
+    let from = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video)?;
+    let into = gst::Buffer::from_mut_slice(place);
+    let mut into = gst_video::VideoFrame::from_buffer_writable(into, video)
+        .map_err(|_| glib::bool_error!("no room to copy to"))?;
+    from.copy(&mut into.as_mut_video_frame_ref())?;
+    into.into_buffer()
+        .try_into_inner::<Reservation>()
+        .map_err(|(_, err)| glib::bool_error!("{err}"))
+}

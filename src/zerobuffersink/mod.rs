@@ -1,0 +1,36 @@
+//! `zerobuffersink`: see [`imp`] and `gst-inspect-1.0 zerobuffersink`.
+
+use gst::glib;
+use gst::prelude::*;
+use gstreamer as gst;
+use gstreamer_base as gst_base;
+
+mod imp;
+
+/// What happens to a frame for which the ring has no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSinkOnFull")]
+pub(crate) enum OnFull {
+    #[default]
+    #[enum_value(
+        name = "Hold the stream until the reader gives room back",
+        nick = "block"
+    )]
+    Block,
+    #[enum_value(name = "Drop the frame", nick = "drop")]
+    Drop,
+}
+
+glib::wrapper! {
+    pub struct ZeroBufferSink(ObjectSubclass<imp::ZeroBufferSink>)
+        @extends gst_base::BaseSink, gst::Element, gst::Object;
+}
+
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "zerobuffersink",
+        gst::Rank::NONE,
+        ZeroBufferSink::static_type(),
+    )
+}

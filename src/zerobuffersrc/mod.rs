@@ -1,0 +1,33 @@
+//! `zerobuffersrc`: see [`imp`] and `gst-inspect-1.0 zerobuffersrc`.
+
+use gst::glib;
+use gst::prelude::*;
+use gstreamer as gst;
+use gstreamer_base as gst_base;
+
+mod imp;
+
+/// What happens when the writer has gone and all its frames are out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSrcOnWriterExit")]
+pub(crate) enum OnWriterExit {
+    #[default]
+    #[enum_value(name = "Send EOS", nick = "eos")]
+    Eos,
+    #[enum_value(name = "Wait for the next writer", nick = "wait")]
+    Wait,
+}
+
+glib::wrapper! {
+    pub struct ZeroBufferSrc(ObjectSubclass<imp::ZeroBufferSrc>)
+        @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;
+}
+
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "zerobuffersrc",
+        gst::Rank::NONE,
+        ZeroBufferSrc::static_type(),
+    )
+}

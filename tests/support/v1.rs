@@ -1,0 +1,192 @@
+//! Peers that speak v1 and nothing else, as the published ones do, made of plain files. For tests
+//! in which peer and library take turns: nothing here is atomic.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use super::Name;
+use super::raw::{self, Raw, RawSem};
+
+/// A v1 reader: it makes the buffer and removes it when dropped.
+pub struct V1Reader<'a> {
+    name: &'a Name,
+    pub raw: Raw,
+    pub sem_write: RawSem,
+    pub sem_read: RawSem,
+    size: u64,
+    pub at: u64,
+    pub next: u64,
+}
+
+impl<'a> V1Reader<'a> {
+    pub fn create(name: &'a Name, metadata_size: u64, payload_size: u64) -> Self {
+        let sem_write = RawSem::create('w', name, 0);
+        let sem_read = RawSem::create('r', name, 0);
+        let path = format!("/dev/shm/{}", &**name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .unwrap();
+        file.set_len(128 + metadata_size + payload_size).unwrap();
+        for file in [&file, sem_write.file(), sem_read.file()] {
+            file.set_permissions(Permissions::from_mode(0o666)).unwrap();
+        }
+        let raw = Raw::open(name);
+        raw.set(raw::METADATA_SIZE, metadata_size);
+        raw.set(raw::METADATA_FREE, metadata_size);
+        raw.set(raw::PAYLOAD_SIZE, payload_size);
+        raw.set(raw::FREE, payload_size);
+        raw.set(raw::READER_PID, std::process::id().into());
+        raw.write(0, &[128, 0, 0, 0, 1, 0, 0, 0]);
+        V1Reader {
+            name,
+            raw,
+            sem_write,
+            sem_read,
+            size: payload_size,
+            at: 0,
+            next: 1,
+        }
+    }
+
+    /// Takes the lock file, like the published ones; who does not is one with another /tmp.
+    pub fn lock(&self) -> File {
+        let path = self.name.lock_file();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = File::create_new(path).unwrap();
+        file.lock().unwrap();
+        file
+    }
+
+    /// The next frame, released at once. Reads headers wherever it stands, as the published
+    /// readers do, and fails where they fail.
+    pub fn read(&mut self) -> Option<Vec<u8>> {
+        if !self.sem_write.try_wait() {
+            return None;
+        }
+        if self.at == self.size {
+            self.at = 0;
+        }
+        let (mut len, mut sequence) = self.header();
+        if len == 0 {
+            self.give_back(self.size - self.at);
+            self.at = 0;
+            (len, sequence) = self.header();
+        }
+        assert_eq!(sequence, self.next, "a v1 reader is out of step");
+        assert!(
+            len > 0 && self.at + 16 + len <= self.size,
+            "a frame of {len} bytes at {}",
+            self.at
+        );
+        let data = self
+            .raw
+            .bytes(self.raw.payload_start() + self.at + 16, len as usize);
+        self.at += 16 + len;
+        self.next += 1;
+        self.raw.set(raw::READ_POS, self.at);
+        self.raw
+            .set(raw::READ_COUNT, self.raw.get(raw::READ_COUNT) + 1);
+        self.give_back(16 + len);
+        self.sem_read.post();
+        Some(data)
+    }
+
+    fn header(&self) -> (u64, u64) {
+        assert!(
+            self.at + 16 <= self.size,
+            "a v1 reader reads a header across the end, at {} of {}",
+            self.at,
+            self.size
+        );
+        self.raw.header(self.at)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.raw.set(raw::FREE, self.raw.get(raw::FREE) + bytes);
+    }
+}
+
+impl Drop for V1Reader<'_> {
+    fn drop(&mut self) {
+        self.raw.set(raw::READER_PID, 0);
+        for path in self.name.objects() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A v1 writer, which writes what it is told, wrong or right.
+pub struct V1Writer {
+    pub raw: Raw,
+    pub sem_write: RawSem,
+    pub sequence: u64,
+    at: u64,
+}
+
+impl V1Writer {
+    /// Attaches and says that it is the process `pid`.
+    pub fn attach(name: &Name, pid: u64) -> Self {
+        let raw = Raw::open(name);
+        assert_eq!(raw.get(raw::WRITER_PID), 0);
+        raw.set(raw::WRITER_PID, pid);
+        V1Writer {
+            at: raw.get(raw::WRITE_POS),
+            raw,
+            sem_write: RawSem::open('w', name),
+            sequence: 1,
+        }
+    }
+
+    /// A frame right behind the last one.
+    pub fn write(&mut self, data: &[u8]) {
+        self.write_at(self.at, data);
+    }
+
+    /// A frame at 0, without a marker: what is behind the last frame is wasted.
+    pub fn write_at_start(&mut self, data: &[u8]) {
+        let waste = self.raw.get(raw::PAYLOAD_SIZE) - self.at;
+        self.take(waste);
+        self.write_at(0, data);
+    }
+
+    fn write_at(&mut self, at: u64, data: &[u8]) {
+        let start = self.raw.payload_start() + at;
+        self.raw.write(start + 16, data);
+        self.publish(at, data.len() as u64);
+    }
+
+    /// A header that says `len`, whatever is behind it.
+    pub fn write_header(&mut self, len: u64) {
+        self.publish(self.at, len);
+    }
+
+    fn publish(&mut self, at: u64, len: u64) {
+        let start = self.raw.payload_start() + at;
+        self.raw.set(start, len);
+        self.raw.set(start + 8, self.sequence);
+        self.at = at.wrapping_add(16).wrapping_add(len);
+        self.take(len.wrapping_add(16));
+        self.raw.set(raw::WRITE_POS, self.at);
+        let count = self.raw.get(raw::WRITTEN_COUNT);
+        self.raw.set(raw::WRITTEN_COUNT, count + 1);
+        self.sequence += 1;
+        self.sem_write.post();
+    }
+
+    fn take(&self, bytes: u64) {
+        let free = self.raw.get(raw::FREE);
+        self.raw.set(raw::FREE, free.wrapping_sub(bytes));
+    }
+
+    pub fn close(self) {
+        self.raw.set(raw::WRITER_PID, 0);
+    }
+}
+
+/// The file `path` with these bytes, for things that are in a buffer's way.
+pub fn place_file(path: impl AsRef<std::path::Path>, bytes: &[u8]) {
+    let file = File::create_new(path).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+}
