@@ -152,6 +152,8 @@ fn remove(names: &Names, file: &ShmFile) {
 /// A new buffer.
 pub struct Created {
     pub owned: Owned,
+    /// Why there is no lock file, if there is none.
+    pub lock_problem: Option<io::Error>,
     pub segment: Arc<Segment>,
     pub sem_write: Semaphore,
     pub sem_read: Semaphore,
@@ -159,12 +161,12 @@ pub struct Created {
 
 /// Makes a buffer and publishes it.
 pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
-    let lock = match LockFile::acquire(names.lock.clone(), mode) {
-        Ok(lock) => Some(lock),
+    let (lock, lock_problem) = match LockFile::acquire(names.lock.clone(), mode) {
+        Ok(lock) => (Some(lock), None),
         Err(LockError::Held) => return Err(names.taken(reader_pid(names), "")),
         // A private or missing /tmp must not keep us from working; the lock on the segment's own
         // file still tells our own readers apart.
-        Err(LockError::Unavailable(_)) => None,
+        Err(LockError::Unavailable(err)) => (None, Some(err)),
     };
     let file = claim(names, lock.as_ref())?;
     match fill(names, sizes, mode, file) {
@@ -177,6 +179,7 @@ pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
             segment,
             sem_write,
             sem_read,
+            lock_problem,
         }),
         Err(err) => Err(err),
     }

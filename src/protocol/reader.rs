@@ -1,5 +1,6 @@
 //! The reading end: it makes the buffer, owns it, and lends out the frames in it.
 
+use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,6 +107,7 @@ struct Shared {
     writer: Watch,
     position: Mutex<Position>,
     credits: Mutex<Credits>,
+    lock_problem: Option<io::Error>,
     /// The objects, until closed.
     owned: Mutex<Option<Owned>>,
     closed: AtomicBool,
@@ -159,6 +161,7 @@ impl Reader {
             segment,
             sem_write,
             sem_read,
+            lock_problem,
         } = buffer::create(&names, sizes, config.permissions)?;
         Ok(Reader {
             shared: Arc::new(Shared {
@@ -178,6 +181,7 @@ impl Reader {
                 }),
                 credits: Mutex::default(),
                 owned: Mutex::new(Some(owned)),
+                lock_problem,
                 closed: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
@@ -189,6 +193,12 @@ impl Reader {
     /// The name of the buffer.
     pub fn name(&self) -> &str {
         &self.shared.names.name
+    }
+
+    /// Why the buffer has no lock file in [`LOCK_FOLDER`](super::LOCK_FOLDER), if it has none. It
+    /// works all the same, but readers of other implementations may not see that the name is taken.
+    pub fn lock_problem(&self) -> Option<&io::Error> {
+        self.shared.lock_problem.as_ref()
     }
 
     /// Bytes of the metadata block.

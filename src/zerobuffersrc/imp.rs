@@ -314,6 +314,9 @@ impl ZeroBufferSrc {
         let config = BufferConfig::new(settings.metadata_size, settings.payload_size)
             .with_permissions(settings.perms);
         let reader = Reader::create(&name, &config).map_err(|err| element::message(&err))?;
+        if let Some(err) = reader.lock_problem() {
+            gst::warning!(CAT, imp = self, "No lock file for buffer {name}: {err}");
+        }
         gst::info!(
             CAT,
             imp = self,
