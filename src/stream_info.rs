@@ -7,6 +7,7 @@
 use std::str::FromStr;
 
 use gstreamer as gst;
+use gstreamer_video as gst_video;
 use serde_json::{Value, json};
 
 /// Caps as metadata.
@@ -59,6 +60,13 @@ fn short(text: &str) -> String {
     cut
 }
 
+/// How raw video of these caps lies in memory by default; `None` for everything else.
+pub fn raw_video(caps: &gst::CapsRef) -> Option<gst_video::VideoInfo> {
+    gst_video::VideoInfo::from_caps(caps)
+        .ok()
+        .filter(|info| info.format() != gst_video::VideoFormat::Encoded)
+}
+
 /// Whether a buffer of these caps is plain bytes in memory that a peer can read: no other caps
 /// features than system memory.
 pub fn is_plain_memory(features: Option<&gst::CapsFeaturesRef>) -> bool {
@@ -66,6 +74,14 @@ pub fn is_plain_memory(features: Option<&gst::CapsFeaturesRef>) -> bool {
         let only = |count| !features.is_any() && features.size() == count;
         only(0) || only(1) && features.contains(gst::CAPS_FEATURE_MEMORY_SYSTEM_MEMORY)
     })
+}
+
+/// The part of `caps` that can be plain memory.
+pub fn in_plain_memory(caps: &gst::CapsRef) -> gst::Caps {
+    caps.iter_with_features()
+        .filter(|(_, features)| features.is_any() || is_plain_memory(Some(features)))
+        .map(|(structure, _)| structure.to_owned())
+        .collect()
 }
 
 #[cfg(test)]

@@ -212,13 +212,7 @@ impl BaseSinkImpl for ZeroBufferSink {
         let Some(filter) = filter.filter(|filter| !filter.is_any()) else {
             return Some(gst::Caps::new_any());
         };
-        Some(
-            filter
-                .iter_with_features()
-                .filter(|(_, features)| stream_info::is_plain_memory(Some(features)))
-                .map(|(structure, features)| (structure.to_owned(), features.to_owned()))
-                .collect(),
-        )
+        Some(stream_info::in_plain_memory(filter))
     }
 
     fn query(&self, query: &mut gst::QueryRef) -> bool {
@@ -255,8 +249,7 @@ impl BaseSinkImpl for ZeroBufferSink {
             return Err(gst::loggable_error!(CAT, "caps changed to {caps}"));
         }
         gst::debug!(CAT, imp = self, "Caps {caps}");
-        // Encoded video and audio have no such layout.
-        state.video = gst_video::VideoInfo::from_caps(caps).ok();
+        state.video = stream_info::raw_video(caps);
         state.caps = Some(caps.clone());
         Ok(())
     }

@@ -14,7 +14,6 @@ use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_base as gst_base;
-use gstreamer_video as gst_video;
 
 use super::OnWriterExit;
 use crate::element::{self, Connection, Counters};
@@ -379,7 +378,7 @@ impl ZeroBufferSrc {
                          ({caps}): put videoconvert or another fitting element in between")
                 )));
             }
-            let needed = gst_video::VideoInfo::from_caps(&caps).map_or(0, |video| video.size());
+            let needed = stream_info::raw_video(&caps).map_or(0, |video| video.size());
             let mut state = self.state();
             state.frame_size = needed;
             state.caps = Some(caps);

@@ -52,7 +52,10 @@ impl Raw {
 
     pub fn write(&self, at: u64, bytes: &[u8]) {
         // A write past the end would make the segment longer.
-        assert!(at + bytes.len() as u64 <= self.len(), "outside of the segment");
+        assert!(
+            at + bytes.len() as u64 <= self.len(),
+            "outside of the segment"
+        );
         self.file.write_all_at(bytes, at).unwrap();
     }
 

@@ -1,0 +1,153 @@
+//! Pipelines for the tests of the elements.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+
+use gst::prelude::*;
+use gstreamer as gst;
+use gstreamer_app as gst_app;
+
+/// GStreamer with our elements, once for this program.
+pub fn init() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        gst::init().unwrap();
+        gstzerobuffer::plugin_register_static().unwrap();
+    });
+}
+
+/// A pipeline that ends with its test.
+pub struct Pipeline {
+    pub pipeline: gst::Pipeline,
+    bus: gst::Bus,
+}
+
+impl Pipeline {
+    #[track_caller]
+    pub fn new(description: &str) -> Self {
+        init();
+        let pipeline = gst::parse::launch(description)
+            .unwrap_or_else(|err| panic!("{description}: {err}"))
+            .downcast::<gst::Pipeline>()
+            .unwrap();
+        let bus = pipeline.bus().unwrap();
+        Pipeline { pipeline, bus }
+    }
+
+    /// One that plays already.
+    #[track_caller]
+    pub fn play(description: &str) -> Self {
+        let pipeline = Self::new(description);
+        pipeline.set_state(gst::State::Playing);
+        pipeline
+    }
+
+    #[track_caller]
+    pub fn set_state(&self, state: gst::State) {
+        if self.pipeline.set_state(state).is_err() {
+            panic!("to {state:?}: {}", self.error());
+        }
+    }
+
+    pub fn element(&self, name: &str) -> gst::Element {
+        self.pipeline.by_name(name).unwrap()
+    }
+
+    /// A counter of the `stats` of an element.
+    pub fn stat(&self, element: &str, field: &str) -> u64 {
+        let stats: gst::Structure = self.element(element).property("stats");
+        stats.get(field).unwrap()
+    }
+
+    /// Waits until a counter has at least this value.
+    pub fn until(&self, element: &str, field: &str, value: u64) {
+        while self.stat(element, field) < value {
+            self.no_error();
+            std::thread::yield_now();
+        }
+    }
+
+    #[track_caller]
+    pub fn no_error(&self) {
+        if let Some(message) = self.bus.pop_filtered(&[gst::MessageType::Error]) {
+            panic!("{}", text(&message));
+        }
+    }
+
+    /// The next message of these types.
+    pub fn message(&self, types: &[gst::MessageType]) -> gst::Message {
+        self.bus
+            .timed_pop_filtered(gst::ClockTime::from_seconds(600), types)
+            .expect("no message for ten minutes")
+    }
+
+    /// Waits for the end of the stream.
+    #[track_caller]
+    pub fn end(&self) {
+        let message = self.message(&[gst::MessageType::Eos, gst::MessageType::Error]);
+        assert_eq!(message.type_(), gst::MessageType::Eos, "{}", text(&message));
+    }
+
+    /// Waits for an error and returns its text.
+    #[track_caller]
+    pub fn error(&self) -> String {
+        let message = self.message(&[gst::MessageType::Eos, gst::MessageType::Error]);
+        assert_eq!(
+            message.type_(),
+            gst::MessageType::Error,
+            "an error was due, but the stream just ended"
+        );
+        text(&message)
+    }
+
+    /// Waits for a change of state to be done.
+    #[track_caller]
+    pub fn reached(&self) {
+        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(600));
+        changed.unwrap();
+    }
+
+    pub fn appsrc(&self, name: &str) -> gst_app::AppSrc {
+        self.element(name).downcast().unwrap()
+    }
+
+    pub fn appsink(&self, name: &str) -> gst_app::AppSink {
+        self.element(name).downcast().unwrap()
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+/// What gst-launch-1.0 would print of an error.
+pub fn text(message: &gst::Message) -> String {
+    match message.view() {
+        gst::MessageView::Error(err) => err.error().message().to_string(),
+        gst::MessageView::Warning(warning) => warning.error().message().to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// gst-launch-1.0 with the plugin that this test run built, and a registry of its own.
+pub fn launch(registry: &Path, line: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    assert!(
+        profile.join("libgstzerobuffer.so").exists(),
+        "the plugin is missing: `cargo build` makes it"
+    );
+    let mut command = Command::new("gst-launch-1.0");
+    command
+        .arg("-q")
+        .args(line.split_whitespace())
+        .env("GST_PLUGIN_PATH", profile)
+        .env("GST_REGISTRY", registry.join("registry.bin"));
+    command
+}
