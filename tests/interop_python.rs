@@ -4,10 +4,12 @@
 mod python;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use gstzerobuffer::testing::{self, frame_data, unique_name};
@@ -72,7 +74,7 @@ struct Process {
     what: String,
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Process {
@@ -83,10 +85,18 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|err| panic!("{command:?}: {err}"));
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        // It never waits for us to read what it prints.
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                let _ = sender.send(line.unwrap());
+            }
+        });
         Process {
             what: format!("{command:?}"),
             stdin: child.stdin.take(),
-            stdout: BufReader::new(child.stdout.take().unwrap()),
+            lines,
             child,
         }
     }
@@ -96,26 +106,16 @@ impl Process {
     }
 
     /// The next line, `None` at the end.
-    fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        (!line.is_empty()).then(|| line.trim_end().into())
+    fn line(&self) -> Option<String> {
+        self.lines.recv().ok()
     }
 
     fn expect(&mut self, expected: &str) {
         let line = self.line();
         if line.as_deref() != Some(expected) {
             let errors = self.errors();
-            panic!(
-                "{}: {line:?} instead of {expected:?}\n{errors}",
-                self.what
-            );
+            panic!("{}: {line:?} instead of {expected:?}\n{errors}", self.what);
         }
-    }
-
-    /// Lets a child go on that waits for a line.
-    fn go_on(&mut self) {
-        writeln!(self.stdin.as_ref().unwrap()).unwrap();
     }
 
     /// SIGKILL; its process id is free when this returns.
@@ -134,10 +134,7 @@ impl Process {
 
     fn end(mut self) -> (bool, Vec<String>, String) {
         drop(self.stdin.take());
-        let mut lines = Vec::new();
-        while let Some(line) = self.line() {
-            lines.push(line);
-        }
+        let lines = self.lines.iter().collect();
         let errors = self.errors();
         (self.child.wait().unwrap().success(), lines, errors)
     }
@@ -177,7 +174,13 @@ fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     // <profile>/deps/interop_python-HASH
     let profile = test.ancestors().nth(2).unwrap();
-    Command::new(profile.join("examples").join(name))
+    let program = profile.join("examples").join(name);
+    assert!(
+        program.exists(),
+        "{} is missing: `cargo test` builds it, with `--test` it takes `cargo build --examples`",
+        program.display()
+    );
+    Command::new(program)
 }
 
 fn list(sizes: &[usize]) -> String {
@@ -187,14 +190,19 @@ fn list(sizes: &[usize]) -> String {
 
 fn rust_reader(name: &Name, metadata: u64, payload: u64) -> Process {
     let mut command = example("zb_read");
-    command.arg(&name.0).args([metadata, payload].map(|n| n.to_string()));
+    command
+        .arg(&name.0)
+        .args([metadata, payload].map(|n| n.to_string()));
     command.args(["0", LONG_S]);
     Process::start(command)
 }
 
 fn rust_writer(name: &Name, frames: usize, sizes: &[usize], metadata: &str) -> Process {
     let mut command = example("zb_write");
-    command.arg(&name.0).arg(frames.to_string()).arg(list(sizes));
+    command
+        .arg(&name.0)
+        .arg(frames.to_string())
+        .arg(list(sizes));
     command.args([metadata, "0"]);
     Process::start(command)
 }
@@ -222,7 +230,10 @@ fn python_writer(
     options: &[&str],
 ) -> Process {
     let mut command = python::script("zb_py_write.py");
-    command.arg(&name.0).arg(frames.to_string()).arg(list(sizes));
+    command
+        .arg(&name.0)
+        .arg(frames.to_string())
+        .arg(list(sizes));
     command.args([metadata, "0"]).args(options);
     Process::start(command)
 }
@@ -245,7 +256,12 @@ fn parse(line: &str) -> Value {
 fn assert_read(lines: &[String], frames: usize, sizes: &[usize], metadata: Value) {
     assert_prefix(&lines[..lines.len().min(frames)], sizes);
     let rest: Vec<_> = lines.iter().skip(frames).map(|line| parse(line)).collect();
-    assert_eq!(rest, [json!({"metadata": metadata})], "{} lines", lines.len());
+    assert_eq!(
+        rest,
+        [json!({"metadata": metadata})],
+        "{} lines",
+        lines.len()
+    );
 }
 
 fn assert_prefix(lines: &[String], sizes: &[usize]) {
@@ -260,7 +276,10 @@ fn read_expected(reader: &Reader, i: usize, sizes: &[usize]) -> Frame {
         .read_frame(LONG)
         .unwrap_or_else(|err| panic!("frame {i}: {err}"));
     assert_eq!(frame.sequence(), i as u64 + 1);
-    assert!(frame[..] == content(i, sizes), "frame {i} is not what was written");
+    assert!(
+        frame[..] == content(i, sizes),
+        "frame {i} is not what was written"
+    );
     frame
 }
 
@@ -362,8 +381,8 @@ fn python_survives_an_exact_fit_that_was_read_before_its_next_frame() {
         let reader = Reader::create(&name.0, &BufferConfig::new(64, 4096)).unwrap();
         for sizes in [[4080], [2032]] {
             let mut writer = python_writer(&name, 50, &sizes, "-", options);
-            read_all(&reader, 50, &sizes);
             writer.expect("attached");
+            read_all(&reader, 50, &sizes);
             writer.expect("written");
             writer.succeed();
             assert_writer_closed(&reader);
@@ -417,7 +436,10 @@ fn frames_over_half_the_ring_pass_to_python_where_they_can() {
     assert_eq!(lines[0], "ready");
     let frames: Vec<_> = lines[1..=expected.len()].iter().map(|l| parse(l)).collect();
     assert!(frames == expected, "a frame is not what was written");
-    assert_eq!(lines[expected.len() + 1..], [r#"{"metadata": null}"#, "done"]);
+    assert_eq!(
+        lines[expected.len() + 1..],
+        [r#"{"metadata": null}"#, "done"]
+    );
     name.remove_what_python_leaves();
     name.assert_nothing_left();
 }
@@ -446,7 +468,10 @@ fn python_reads_everything_from_a_rust_writer_that_closed() {
     let lines: Vec<_> = (0..11).map_while(|_| reader.line()).collect();
     reader.expect("done");
     let (success, _, errors) = reader.end();
-    assert!(success && errors.contains("WriterDeadException"), "{errors}");
+    assert!(
+        success && errors.contains("WriterDeadException"),
+        "{errors}"
+    );
     assert_read(&lines, 10, &sizes, METADATA.into());
     name.remove_what_python_leaves();
     name.assert_nothing_left();
@@ -457,7 +482,13 @@ fn python_is_told_that_a_rust_reader_closed() {
     let name = Name::new("interop-close-rust-reader");
     let sizes = changing_sizes(997, 1000);
     let reader = Reader::create(&name.0, &BufferConfig::new(1024, RING)).unwrap();
-    let writer = python_writer(&name, usize::MAX >> 1, &sizes, "-", &["--write-timeout", "1"]);
+    let writer = python_writer(
+        &name,
+        usize::MAX >> 1,
+        &sizes,
+        "-",
+        &["--write-timeout", "1"],
+    );
     read_all(&reader, 500, &sizes);
     drop(reader);
     let errors = writer.fail();
@@ -472,11 +503,14 @@ fn rust_is_told_that_a_python_reader_closed() {
     let _sweeping = sweeping();
     let reader = python_reader(&name, [1024, RING], 500, LONG_S);
     let writer = Writer::attach(&name.0).unwrap();
-    let error = write_until_error(&writer, &sizes);
-    assert!(matches!(error, Error::ReaderClosed { .. }), "{error}");
-    let mut lines = reader.succeed();
-    assert_eq!(lines.pop().as_deref(), Some("done"));
-    assert_read(&lines, 500, &sizes, Value::Null);
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| write_until_error(&writer, &sizes));
+        let mut lines = reader.succeed();
+        assert_eq!(lines.pop().as_deref(), Some("done"));
+        assert_read(&lines, 500, &sizes, Value::Null);
+        let error = writing.join().unwrap();
+        assert!(matches!(error, Error::ReaderClosed { .. }), "{error}");
+    });
     name.remove_what_python_leaves();
     name.assert_nothing_left();
 }
@@ -540,8 +574,9 @@ fn a_python_writer_killed_at_any_moment_harms_neither_its_frames_nor_the_next_wr
     let sizes = changing_sizes(997, 1000);
     let reader = Reader::create(&name.0, &BufferConfig::new(1024, RING)).unwrap();
     for round in 0..10 {
-        let mut writer = python_writer(&name, usize::MAX >> 1, &sizes, "-", &[]);
-        // The reader does not wait for the writer to stand at a certain place.
+        let mut writer = python_writer(&name, usize::MAX >> 1, &sizes, "-", &["--talk"]);
+        writer.expect("attached");
+        // It is killed wherever it is now: often in the middle of a frame.
         read_all(&reader, 200 + round, &sizes);
         writer.kill();
         let mut read = 200 + round;
@@ -561,12 +596,15 @@ fn python_reads_everything_from_a_rust_writer_that_was_killed_and_rust_takes_the
     let name = Name::new("interop-kill-rust-writer");
     let sizes = changing_sizes(997, 1000);
     let _sweeping = sweeping();
-    let mut reader = python_reader(&name, [1024, RING], 0, "0.5");
+    let reader = python_reader(&name, [1024, RING], 0, "0.5");
     let mut writer = rust_writer(&name, usize::MAX >> 1, &sizes, METADATA);
     let mut lines: Vec<_> = (0..500).map_while(|_| reader.line()).collect();
     writer.kill();
     let (success, rest, errors) = reader.end();
-    assert!(success && errors.contains("WriterDeadException"), "{errors}");
+    assert!(
+        success && errors.contains("WriterDeadException"),
+        "{errors}"
+    );
     lines.extend(rest);
     assert_eq!(lines.pop().as_deref(), Some("done"));
     let frames = lines.len() - 1;
@@ -586,7 +624,7 @@ fn rust_is_told_that_a_python_reader_was_killed_and_rust_takes_the_name() {
     let mut reader = python_reader(&name, [1024, RING], 0, LONG_S);
     let writer = Writer::attach(&name.0).unwrap();
     let mut lines = Vec::new();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let writing = scope.spawn(|| write_until_error(&writer, &sizes));
         lines.extend((0..500).map_while(|_| reader.line()));
         reader.kill();
@@ -600,11 +638,15 @@ fn rust_is_told_that_a_python_reader_was_killed_and_rust_takes_the_name() {
     assert_eq!(lines.len(), 500);
     assert_prefix(&lines, &sizes);
     let attached = Writer::attach(&name.0).map(|_| ());
-    assert!(matches!(attached, Err(Error::ReaderDead { .. })), "{attached:?}");
+    assert!(
+        matches!(attached, Err(Error::ReaderDead { .. })),
+        "{attached:?}"
+    );
     // The writer that is still there has no part in the buffer that follows.
     let reader = Reader::create(&name.0, &BufferConfig::new(64, RING)).unwrap();
     python_writer(&name, 10, &sizes, "-", &[]).succeed();
-    assert!(matches!(write_until_error(&writer, &sizes), Error::ReaderDead { .. }));
+    let error = write_until_error(&writer, &sizes);
+    assert!(matches!(error, Error::ReaderClosed { .. }), "{error}");
     read_all(&reader, 10, &sizes);
     assert_writer_closed(&reader);
     drop((reader, writer));
@@ -649,11 +691,13 @@ fn one_rust_reader_takes_python_writers_one_after_another() {
     let sizes = changing_sizes(997, 1000);
     let reader = Reader::create(&name.0, &BufferConfig::new(64, RING)).unwrap();
     for frames in [1, 300, 2] {
-        let writer = python_writer(&name, frames, &sizes, "-", &[]);
+        let mut writer = python_writer(&name, frames, &sizes, "-", &["--talk"]);
+        writer.expect("attached");
         read_all(&reader, frames, &sizes);
+        writer.expect("written");
         writer.succeed();
+        assert_writer_closed(&reader);
     }
-    assert_writer_closed(&reader);
     drop(reader);
     name.assert_nothing_left();
 }
@@ -688,8 +732,19 @@ fn one_rust_reader_takes_writers_of_one_python_process_one_after_another() {
         let reader = Reader::create(&name.0, &BufferConfig::new(64, RING)).unwrap();
         let options = [&["--writers", "50"], options].concat();
         let writer = python_writer(&name, 10, &sizes, "-", &options);
-        for _ in 0..50 {
-            read_all(&reader, 10, &sizes);
+        for writer in 0..50 {
+            // Between two of them the stream is closed, and we may see that or not.
+            let first = loop {
+                match reader.read_frame(LONG) {
+                    Err(Error::WriterClosed { .. }) => thread::yield_now(),
+                    frame => break frame.unwrap_or_else(|err| panic!("writer {writer}: {err}")),
+                }
+            };
+            assert_eq!((first.sequence(), &first[..]), (1, &content(0, &sizes)[..]));
+            drop(first);
+            for i in 1..10 {
+                read_expected(&reader, i, &sizes);
+            }
         }
         writer.succeed();
         assert_writer_closed(&reader);
@@ -729,7 +784,14 @@ fn metadata_of_every_length_that_fits_passes_from_python_to_rust() {
 #[test]
 fn metadata_of_every_length_that_fits_passes_from_rust_to_python() {
     let _sweeping = sweeping();
-    for (block, len) in [(1, 0), (1, 56), (64, 1), (128, 56), (128, 120), (1024, 1016)] {
+    for (block, len) in [
+        (1, 0),
+        (1, 56),
+        (64, 1),
+        (128, 56),
+        (128, 120),
+        (1024, 1016),
+    ] {
         let name = Name::new("interop-metadata-rust");
         let metadata: String = ('!'..='~').cycle().take(len).collect();
         let reader = python_reader(&name, [block, RING], 5, LONG_S);
@@ -773,7 +835,14 @@ fn python_overwrites_no_frame_that_rust_holds_whatever_the_order_of_release() {
 
 #[test]
 fn test_patterns_are_those_of_the_python_package() {
-    let cases = [(1, 0), (1, 255), (255, 1), (256, 256), (1000, 77), (5000, 1 << 40)];
+    let cases = [
+        (1, 0),
+        (1, 255),
+        (255, 1),
+        (256, 256),
+        (1000, 77),
+        (5000, 1 << 40),
+    ];
     let mut command = python::script("zb_py_patterns.py");
     for (size, sequence) in cases {
         command.args([size.to_string(), sequence.to_string()]);

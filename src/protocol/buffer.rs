@@ -15,6 +15,7 @@ use super::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
 use super::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, first_word, offset};
 use super::liveness::{Hints, Watch};
 use crate::sys::lock::{LockError, LockFile};
+use crate::sys::opens::Opens;
 use crate::sys::process::{self, Process};
 use crate::sys::sem::{self, Semaphore};
 use crate::sys::shm::{self, Role, Segment, ShmFile};
@@ -157,6 +158,8 @@ pub struct Created {
     pub segment: Arc<Segment>,
     pub sem_write: Semaphore,
     pub sem_read: Semaphore,
+    /// How often the writer's semaphore has been opened; `None` where the system does not tell.
+    pub opens: Option<Opens>,
 }
 
 /// Makes a buffer and publishes it.
@@ -170,7 +173,7 @@ pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
     };
     let file = claim(names, lock.as_ref())?;
     match fill(names, sizes, mode, file) {
-        Ok((segment, sem_write, sem_read)) => Ok(Created {
+        Ok((segment, sem_write, sem_read, opens)) => Ok(Created {
             owned: Owned {
                 names: names.clone(),
                 segment: segment.clone(),
@@ -179,6 +182,7 @@ pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
             segment,
             sem_write,
             sem_read,
+            opens,
             lock_problem,
         }),
         Err(err) => Err(err),
@@ -281,7 +285,7 @@ fn fill(
     sizes: Sizes,
     mode: u32,
     file: ShmFile,
-) -> Result<(Arc<Segment>, Semaphore, Semaphore)> {
+) -> Result<(Arc<Segment>, Semaphore, Semaphore, Option<Opens>)> {
     let filled = (|| {
         let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
             why: "they are larger than any address space".into(),
@@ -300,9 +304,11 @@ fn fill(
         // Before the OIEB is published: a writer that is quick must find them.
         let sem_write = new_semaphore(names, &names.sem_write, mode)?;
         let sem_read = new_semaphore(names, &names.sem_read, mode)?;
-        Ok((total, sem_write, sem_read))
+        // Before it is published too: every writer counts.
+        let opens = Opens::of(&sem::path(&names.sem_write)).ok();
+        Ok((total, sem_write, sem_read, opens))
     })();
-    let (total, sem_write, sem_read) = match filled {
+    let (total, sem_write, sem_read, opens) = match filled {
         Ok(filled) => filled,
         Err(err) => {
             remove(names, &file);
@@ -330,7 +336,7 @@ fn fill(
         oieb.word(offset::OIEB_SIZE_AND_VERSION)
             .store(first_word(), Ordering::Release);
     }
-    Ok((segment, sem_write, sem_read))
+    Ok((segment, sem_write, sem_read, opens))
 }
 
 /// A new semaphore in place of a leftover: the name of the buffer is ours, so its semaphores are.
@@ -423,6 +429,17 @@ pub fn attach(names: &Names) -> Result<Attached> {
         });
     }
     claim_writer(names, &segment, oieb)?;
+    // The reader may have closed while we came; `Reader::close_if_unused` looks for us after it has
+    // stored its 0, we for its 0 after we have stored our pid (SeqCst, both), so one of us sees.
+    if oieb.word(offset::READER_PID).load(Ordering::SeqCst) == 0 {
+        let _ = oieb.word(offset::WRITER_PID).compare_exchange(
+            process::id(),
+            0,
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        return Err(closed());
+    }
     if abilities != Abilities::default() {
         extension::count_attachment(&segment, &sizes);
     }
@@ -488,8 +505,9 @@ fn claim_writer(names: &Names, segment: &Segment, oieb: Oieb) -> Result<()> {
         if pid != 0 && pid != process::id() && Process::find(pid).is_some() {
             return Err(taken(pid));
         }
-        // AcqRel: Acquire what the writer before us stored until it stored 0 (`Writer::close`).
-        let swap = word.compare_exchange(pid, process::id(), Ordering::AcqRel, Ordering::Relaxed);
+        // Acquires what the writer before us stored until it stored 0 (`Writer::close`); SeqCst for
+        // `attach`.
+        let swap = word.compare_exchange(pid, process::id(), Ordering::SeqCst, Ordering::Relaxed);
         if swap.is_ok() {
             return Ok(());
         }

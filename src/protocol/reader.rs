@@ -12,6 +12,8 @@ use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes
 use super::liveness::{Hints, Watch};
 use super::ring::{self, Credits, Found, NoFrame, Ticket};
 use super::wait::Wait;
+use crate::sys::opens::Opens;
+use crate::sys::process;
 use crate::sys::sem::Semaphore;
 use crate::sys::shm::{Segment, View};
 
@@ -122,21 +124,14 @@ struct Position {
     at: u64,
     /// The sequence number that is due.
     next: u64,
-    /// What was seen of the writer when the last frame was taken.
-    last_writer: Trace,
-    /// A moment without writer was seen since then.
-    writer_left: bool,
+    /// How many writers' first frames were taken.
+    writers: u64,
+    /// How often the writer's semaphore was opened, which every writer does when it attaches.
+    opens: Option<Opens>,
     /// Some writer has been here.
     writer_came: bool,
     /// The stream cannot be followed any more: (expected, found).
     broken: Option<Broken>,
-}
-
-/// What tells one writer from the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Trace {
-    pid: u64,
-    attachments: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +156,7 @@ impl Reader {
             segment,
             sem_write,
             sem_read,
+            opens,
             lock_problem,
         } = buffer::create(&names, sizes, config.permissions)?;
         Ok(Reader {
@@ -174,8 +170,8 @@ impl Reader {
                 position: Mutex::new(Position {
                     at: 0,
                     next: FIRST_SEQUENCE,
-                    last_writer: Trace::default(),
-                    writer_left: false,
+                    writers: 0,
+                    opens,
                     writer_came: false,
                     broken: None,
                 }),
@@ -228,7 +224,7 @@ impl Reader {
             }
             shared.usable()?;
             if shared.wait_write(std::time::Duration::ZERO)? {
-                if let Some(frame) = self.take_frame()? {
+                if let Some(frame) = self.take_frame(true)? {
                     return Ok(frame);
                 }
                 continue;
@@ -243,10 +239,16 @@ impl Reader {
                 shared.waits.fetch_add(1, Ordering::Relaxed);
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
-                if let Some(frame) = self.take_frame()? {
+                if let Some(frame) = self.take_frame(true)? {
                     return Ok(frame);
                 }
                 continue;
+            }
+            if let WriterState::Dead { pid } = state {
+                shared.mend(pid);
+            }
+            if gone && let Some(frame) = self.take_frame(false)? {
+                return Ok(frame);
             }
             let name = || shared.names.name.clone();
             match state {
@@ -275,24 +277,27 @@ impl Reader {
         })
     }
 
-    /// Takes the frame that a post has announced; `None` if there is none after all.
-    fn take_frame(&self) -> Result<Option<Frame>> {
+    /// Takes the next frame; `None` if there is none after all.
+    ///
+    /// One that is not `announced` by a post is what a writer left that died before its post. It is
+    /// taken if it is whole; if it is not, nobody said that it would be.
+    fn take_frame(&self, announced: bool) -> Result<Option<Frame>> {
         let shared = &self.shared;
         let mut position = shared.position();
         if let Some(broken) = &position.broken {
             return Err(shared.broken(broken));
         }
-        let trace = shared.trace();
+        let unread = shared.unread(position.at);
+        if !announced && unread == 0 {
+            return Ok(None);
+        }
         let found = ring::find(shared.sizes.payload, position.at, |at| shared.header(at));
         let found = match found {
+            Ok(found) if !announced && found.cost() > unread => return Ok(None),
             Ok(found) if found.sequence == position.next => found,
             // A new writer starts again at 1.
-            Ok(found)
-                if found.sequence == FIRST_SEQUENCE
-                    && (position.writer_left || trace != position.last_writer) =>
-            {
-                found
-            }
+            Ok(found) if found.sequence == FIRST_SEQUENCE && position.new_writer_came() => found,
+            _ if !announced => return Ok(None),
             // A semaphore posted more often than there are frames is no reason to stop.
             _ if shared.is_empty(position.at) => return Ok(None),
             Ok(found) => {
@@ -318,8 +323,7 @@ impl Reader {
             .ok_or_else(|| shared.names.corrupt("a frame outside of the ring"))?;
         position.at = found.end();
         position.next = found.sequence.wrapping_add(1);
-        position.last_writer = trace;
-        position.writer_left = trace.pid == 0;
+        position.writers += u64::from(found.sequence == FIRST_SEQUENCE);
         position.writer_came = true;
         shared.note_read(&found);
         let ticket = shared.credits().hand_out(found.cost());
@@ -421,6 +425,32 @@ impl Reader {
         self.shared.sizes.payload.saturating_sub(free)
     }
 
+    /// Closes the buffer unless a writer has attached or frames are there to be read; tells whether
+    /// it did. For a reader that makes a new buffer for the next writer and must not lose one that
+    /// came just before.
+    pub fn close_if_unused(&self) -> bool {
+        let shared = &self.shared;
+        let Some(oieb) = shared.oieb() else {
+            return false;
+        };
+        let used = || {
+            matches!(shared.writer_state(), WriterState::Connected { .. })
+                || shared.sem_write.value().is_ok_and(|posts| posts > 0)
+        };
+        if used() {
+            return false;
+        }
+        // From here on nobody attaches (SeqCst: see `buffer::attach`); who came before is seen.
+        let word = oieb.word(offset::READER_PID);
+        word.store(0, Ordering::SeqCst);
+        if used() {
+            word.store(process::id(), Ordering::SeqCst);
+            return false;
+        }
+        self.close();
+        true
+    }
+
     /// Closes the buffer and removes it from the system. Frames that are held stay valid.
     pub fn close(&self) {
         self.shared.close();
@@ -430,6 +460,17 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+impl Position {
+    /// Whether there may be a writer whose first frame has not been taken. It can have come and the
+    /// one before it gone without our looking, and as the same process; the kernel counts for us.
+    /// Where it does not, the number 1 is believed.
+    fn new_writer_came(&mut self) -> bool {
+        self.opens
+            .as_mut()
+            .is_none_or(|opens| opens.count() > self.writers)
     }
 }
 
@@ -490,15 +531,6 @@ impl Shared {
         (a, b)
     }
 
-    fn trace(&self) -> Trace {
-        Trace {
-            pid: self.oieb().map_or(0, |oieb| {
-                oieb.word(offset::WRITER_PID).load(Ordering::Acquire)
-            }),
-            attachments: extension::attachments(&self.segment, &self.sizes),
-        }
-    }
-
     /// Whether the ring holds nothing that has not been handed out.
     fn is_empty(&self, at: u64) -> bool {
         let Some(oieb) = self.oieb() else { return true };
@@ -507,6 +539,42 @@ impl Shared {
         let size = self.sizes.payload;
         let held = self.credits().bytes();
         write % size == at % size && self.free_bytes().wrapping_add(held) == size
+    }
+
+    /// Bytes from `at` to where the writer says that it is. Where that is the same place the ring is
+    /// empty or full, and this is 0.
+    fn unread(&self, at: u64) -> u64 {
+        let size = self.sizes.payload;
+        let write = self.oieb().map_or(at, |oieb| {
+            oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire)
+        });
+        if write > size || write % size == at % size {
+            0
+        } else if write > at {
+            write - at
+        } else {
+            size - at + write
+        }
+    }
+
+    /// Sets the free bytes right after a writer that died while it published a frame, when all that
+    /// it announced has been read: it had changed one of position and free bytes, not yet both.
+    fn mend(&self, pid: u64) {
+        let Some(oieb) = self.oieb() else { return };
+        let position = self.position();
+        // Locked: nothing is given back meanwhile.
+        let credits = self.credits();
+        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
+        let now = free.load(Ordering::Acquire);
+        let used = self.unread(position.at).saturating_add(credits.bytes());
+        let Some(due) = self.sizes.payload.checked_sub(used) else {
+            return;
+        };
+        // If the next writer has not come until here, all of this is of the one that died. Should it
+        // come now: a difference is right whatever it takes off meanwhile.
+        if oieb.word(offset::WRITER_PID).load(Ordering::Acquire) == pid {
+            free.fetch_add(due.wrapping_sub(now), Ordering::Release);
+        }
     }
 
     /// For others to see; we go by our own copies.
@@ -528,8 +596,8 @@ impl Shared {
             return WriterState::None;
         };
         let word = oieb.word(offset::WRITER_PID);
-        // Acquire, with the Release by which a writer closes.
-        let mut pid = word.load(Ordering::Acquire);
+        // Acquire, with the Release by which a writer closes; SeqCst for `close_if_unused`.
+        let mut pid = word.load(Ordering::SeqCst);
         if pid != 0 {
             let hints = Hints {
                 holds_lock: false,
@@ -553,7 +621,6 @@ impl Shared {
         if pid != 0 {
             return WriterState::Connected { pid };
         }
-        position.writer_left = true;
         // One that came and went between two looks leaves frames, metadata or its trace.
         position.writer_came |= oieb.get(offset::METADATA_WRITTEN_BYTES) != 0
             || extension::attachments(&self.segment, &self.sizes) != 0;
@@ -584,7 +651,8 @@ impl Shared {
     fn release(&self, ticket: Ticket) {
         // The lock also orders the last look at every frame of the credit before the store below,
         // whichever thread it was made by.
-        let credit = self.credits().take_back(ticket);
+        let mut credits = self.credits();
+        let credit = credits.take_back(ticket);
         if credit.frames == 0 || self.closed.load(Ordering::Acquire) {
             return;
         }
@@ -594,6 +662,7 @@ impl Shared {
             oieb.word(offset::PAYLOAD_FREE_BYTES)
                 .fetch_add(credit.bytes, Ordering::Release);
         }
+        drop(credits);
         for _ in 0..credit.frames {
             // One a frame is the protocol. It cannot fail on an open semaphore, and there is
             // nobody to tell: the writer looks at the free bytes anyway.

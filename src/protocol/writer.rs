@@ -23,6 +23,14 @@ use crate::sys::shm::{Place, Segment};
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many posts of the reader a look for room takes at most. Writers before us may have left
+/// thousands of millions, which would take a minute in which nothing could interrupt us.
+const DRAIN: u32 = 1024;
+
+/// How often, and how far apart, a reader that seems to have closed is looked at again.
+const CLOSED_TRIES: u32 = 20;
+const CLOSED_INTERVAL: Duration = Duration::from_millis(1);
+
 /// How often [`Writer::attach_wait`] looks for a buffer that is not there yet.
 const ATTACH_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -280,7 +288,14 @@ impl Writer {
                 return Err(Error::ReservationPending);
             }
             if state.reserved.is_none() {
-                match shared.find_place(&state, len, total)? {
+                let found = shared.find_place(&state, len, total);
+                if matches!(found, Err(Error::ReaderClosed { .. })) {
+                    drop(state);
+                    shared.confirm_closed()?;
+                    state = shared.state();
+                    continue;
+                }
+                match found? {
                     Ok(placement) => return shared.lend(&mut state, placement, len),
                     Err(free) => {
                         drop(state);
@@ -380,7 +395,11 @@ impl Shared {
         }
         // A reader posts for each frame that it gives back; unless taken, the count only grows.
         // Before the look at the free bytes: a post that comes after it ends the next wait.
-        while self.try_wait_read()? {}
+        for _ in 0..DRAIN {
+            if !self.try_wait_read()? {
+                break;
+            }
+        }
         // Acquire, with the Release by which the reader gives back: it has read what we overwrite.
         let free = oieb
             .word(offset::PAYLOAD_FREE_BYTES)
@@ -481,6 +500,22 @@ impl Shared {
         } else {
             Ok(())
         }
+    }
+
+    /// A reader that wants to close may find that we have just come, and stay
+    /// (`Reader::close_if_unused`): only one whose buffer is also gone has closed.
+    fn confirm_closed(&self) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        for _ in 0..CLOSED_TRIES {
+            if oieb.word(offset::READER_PID).load(Ordering::Acquire) != 0 {
+                return Ok(());
+            }
+            if !self.segment.file().is_linked() {
+                break;
+            }
+            thread::sleep(CLOSED_INTERVAL);
+        }
+        Err(Error::ReaderClosed { name: self.name() })
     }
 
     fn publish(&self, placement: Placement, len: u64) -> Result<u64> {

@@ -4,6 +4,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Why a lock file could not be had.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ pub struct LockFile {
 
 /// How often a file that vanishes under us is tried again before that is an error.
 const TRIES: usize = 100;
+/// How often, and how far apart, a lock that somebody has is tried again before it is held: who
+/// only looks whether it is held ([`LockFile::is_held`], others that sweep the folder) has it for
+/// a moment too.
+const HELD_TRIES: usize = 10;
+const HELD_INTERVAL: Duration = Duration::from_millis(1);
 
 impl LockFile {
     /// Locks `path` exclusively, making file and folder where they are missing. The folder is
@@ -38,6 +45,7 @@ impl LockFile {
         if let Some(folder) = path.parent() {
             make_shared_folder(folder)?;
         }
+        let mut held = 0;
         for _ in 0..TRIES {
             let (file, left_behind) = match open(&path) {
                 Ok(file) => (file, true),
@@ -50,6 +58,11 @@ impl LockFile {
             };
             match file.try_lock() {
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if held < HELD_TRIES => {
+                    held += 1;
+                    thread::sleep(HELD_INTERVAL);
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => return Err(LockError::Held),
                 Err(TryLockError::Error(err)) => return Err(err.into()),
             }
@@ -164,6 +177,23 @@ mod tests {
         drop(first);
         assert_eq!(LockFile::is_held(&path), None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_only_looks_does_not_keep_us_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("name.lock");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    LockFile::is_held(&path);
+                }
+            });
+            let failed = (0..200).find_map(|_| LockFile::acquire(path.clone(), 0o600).err());
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! another process does to the bytes meanwhile.
 
 pub mod lock;
+pub mod opens;
 pub mod process;
 pub mod sem;
 pub mod shm;

@@ -149,7 +149,6 @@ impl Semaphore {
     }
 
     /// The count at this moment.
-    #[cfg(test)]
     pub fn value(&self) -> io::Result<u32> {
         let mut value = 0;
         // SAFETY: the semaphore is open and `value` an int to write to.

@@ -2,6 +2,25 @@
 //!
 //! It attaches to the buffer that a reader (`zerobuffersrc`, or any ZeroBuffer reader in another
 //! language) has made under `buffer-name`, sends the caps as metadata and each buffer as a frame.
+//! The end of the stream closes the buffer for this writer; the reader still gets every frame.
+//!
+//! While there is no reader it holds the stream, or drops (`wait-for-connection=false`); while the
+//! ring is full it holds the stream, or drops (`on-full=drop`). A reader that goes away is as if
+//! there had been none yet.
+//!
+//! ## Example launch line
+//!
+//! ```bash
+//! gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobuffersink buffer-name=cam
+//! gst-launch-1.0 zerobuffersrc buffer-name=cam ! videoconvert ! autovideosink
+//! ```
+//!
+//! A sender that never waits, and sends as fast as frames come:
+//!
+//! ```bash
+//! gst-launch-1.0 videotestsrc is-live=true ! zerobuffersink buffer-name=fast sync=false on-full=drop wait-for-connection=false
+//! gst-launch-1.0 zerobuffersrc buffer-name=fast ! fakesink
+//! ```
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

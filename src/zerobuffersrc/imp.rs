@@ -2,7 +2,23 @@
 //!
 //! It makes the buffer `buffer-name` and outputs each frame that a writer (`zerobuffersink`, or any
 //! ZeroBuffer writer in another language) puts into it, as read-only memory that is the ring
-//! itself. Its caps are those that the writer's metadata tells.
+//! itself. Its caps are those that the writer's metadata tells, or the property `caps` if it tells
+//! none. When the writer has gone and all its frames are out, the stream ends, or the next writer
+//! is waited for (`on-writer-exit=wait`).
+//!
+//! ## Example launch line
+//!
+//! ```bash
+//! gst-launch-1.0 zerobuffersrc buffer-name=cam ! videoconvert ! autovideosink
+//! gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobuffersink buffer-name=cam
+//! ```
+//!
+//! A ring of its own size, open to writers of all users, for one writer after another:
+//!
+//! ```bash
+//! gst-launch-1.0 zerobuffersrc buffer-name=open payload-size=8000000 perms=0666 on-writer-exit=wait ! videoconvert ! autovideosink
+//! gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=open
+//! ```
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -67,6 +83,8 @@ struct State {
     frame_size: usize,
     /// The sequence number of the last frame.
     last: Option<u64>,
+    /// The next frame does not follow the last one.
+    discont: bool,
 }
 
 #[derive(Debug, Default)]
@@ -284,7 +302,7 @@ impl PushSrcImpl for ZeroBufferSrc {
                 }
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
-                    self.writer_gone(&err)?;
+                    self.writer_gone(&reader, &err)?;
                 }
                 Err(err) => return Err(self.fail(element::message(&err))),
             }
@@ -337,7 +355,7 @@ impl ZeroBufferSrc {
 
     /// The stream of this writer is over: EOS, or a new buffer for the next one. New, since a
     /// buffer takes metadata only once, and a writer that died may have left anything in the ring.
-    fn writer_gone(&self, why: &Error) -> Result<(), gst::FlowError> {
+    fn writer_gone(&self, reader: &Reader, why: &Error) -> Result<(), gst::FlowError> {
         if let Error::WriterDead { .. } = why {
             gst::element_imp_warning!(
                 self,
@@ -347,13 +365,19 @@ impl ZeroBufferSrc {
             );
         }
         let on_writer_exit = self.settings().on_writer_exit;
-        self.close("the writer has gone");
         match on_writer_exit {
-            OnWriterExit::Eos => Err(gst::FlowError::Eos),
+            OnWriterExit::Eos => {
+                self.close("the writer has gone");
+                Err(gst::FlowError::Eos)
+            }
+            // The next writer is here already, with metadata that suits it.
+            OnWriterExit::Wait if !reader.close_if_unused() => Ok(()),
             OnWriterExit::Wait => {
+                self.close("the writer has gone");
                 let mut state = self.state();
                 state.caps = None;
                 state.last = None;
+                state.discont = true;
                 drop(state);
                 self.open().map_err(|message| self.fail(message))
             }
@@ -371,7 +395,9 @@ impl ZeroBufferSrc {
         } else {
             let caps = self.find_caps(reader).map_err(|err| self.fail(err))?;
             gst::info!(CAT, imp = self, "Caps {caps}");
-            if self.obj().set_caps(&caps).is_err() {
+            // Asked first: a caps event that nobody takes only makes the next push fail.
+            let accepted = self.obj().src_pad().peer_query_accept_caps(&caps);
+            if !accepted || self.obj().set_caps(&caps).is_err() {
                 return Err(self.fail(gst::error_msg!(
                     gst::StreamError::Format,
                     ("The element behind does not accept the caps that the writer announced \
@@ -420,13 +446,16 @@ impl ZeroBufferSrc {
         let (sequence, len) = (frame.sequence(), frame.len() as u64);
         let mut buffer = gst::Buffer::from_slice(frame);
         let mut state = self.state();
-        let gap = state.last.is_some_and(|last| sequence != last + 1);
+        let follows = state
+            .last
+            .is_none_or(|last| sequence == last.wrapping_add(1));
+        let discont = std::mem::take(&mut state.discont) || !follows;
         state.last = Some(sequence);
         drop(state);
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_offset(sequence);
-            buffer.set_offset_end(sequence + 1);
-            if gap {
+            buffer.set_offset_end(sequence.wrapping_add(1));
+            if discont {
                 buffer.set_flags(gst::BufferFlags::DISCONT);
             }
         }

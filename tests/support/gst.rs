@@ -81,8 +81,8 @@ impl Pipeline {
     /// The next message of these types.
     pub fn message(&self, types: &[gst::MessageType]) -> gst::Message {
         self.bus
-            .timed_pop_filtered(gst::ClockTime::from_seconds(600), types)
-            .expect("no message for ten minutes")
+            .timed_pop_filtered(gst::ClockTime::from_seconds(120), types)
+            .expect("no message for two minutes")
     }
 
     /// Waits for the end of the stream.
@@ -107,7 +107,7 @@ impl Pipeline {
     /// Waits for a change of state to be done.
     #[track_caller]
     pub fn reached(&self) {
-        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(600));
+        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(120));
         changed.unwrap();
     }
 

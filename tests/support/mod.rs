@@ -23,7 +23,7 @@ use nix::unistd::{Pid, geteuid};
 
 /// A wait that a test expects to end by an event: so long that no machine is too slow, and yet a
 /// fault ends as a failure and not as a test that hangs.
-pub const LONG: Duration = Duration::from_secs(600);
+pub const LONG: Duration = Duration::from_secs(120);
 
 /// Where the objects of a buffer are seen.
 const FOLDERS: [&str; 2] = ["/dev/shm", "/tmp/zerobuffer"];
@@ -300,7 +300,10 @@ impl Running {
 
     /// SIGKILL, and back when it is gone.
     pub fn kill(mut self) -> Ended {
+        // Its input ends after it does, or it would end by itself.
+        let _input = self.child.stdin.take();
         self.child.kill().unwrap();
+        self.child.wait().unwrap();
         self.end()
     }
 

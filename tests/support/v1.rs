@@ -154,20 +154,20 @@ impl V1Writer {
     fn write_at(&mut self, at: u64, data: &[u8]) {
         let start = self.raw.payload_start() + at;
         self.raw.write(start + 16, data);
-        self.publish(at, data.len() as u64);
+        self.publish(at, data.len() as u64, data.len() as u64);
     }
 
-    /// A header that says `len`, whatever is behind it.
+    /// A header that says `len`, with nothing behind it.
     pub fn write_header(&mut self, len: u64) {
-        self.publish(self.at, len);
+        self.publish(self.at, len, 0);
     }
 
-    fn publish(&mut self, at: u64, len: u64) {
+    fn publish(&mut self, at: u64, len: u64, written: u64) {
         let start = self.raw.payload_start() + at;
         self.raw.set(start, len);
         self.raw.set(start + 8, self.sequence);
-        self.at = at.wrapping_add(16).wrapping_add(len);
-        self.take(len.wrapping_add(16));
+        self.at = at + 16 + written;
+        self.take(16 + written);
         self.raw.set(raw::WRITE_POS, self.at);
         let count = self.raw.get(raw::WRITTEN_COUNT);
         self.raw.set(raw::WRITTEN_COUNT, count + 1);
@@ -177,7 +177,7 @@ impl V1Writer {
 
     fn take(&self, bytes: u64) {
         let free = self.raw.get(raw::FREE);
-        self.raw.set(raw::FREE, free.wrapping_sub(bytes));
+        self.raw.set(raw::FREE, free - bytes);
     }
 
     pub fn close(self) {

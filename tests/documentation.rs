@@ -1,0 +1,759 @@
+//! The documentation is true as far as a machine can tell: every command line and example in it is
+//! run, and every link in it leads somewhere.
+//!
+//! Documents are README.md, docs/*.md, and the doc comments in src/. Each `gst-launch-1.0` line in
+//! them (in a fence) is run as a process of its own, by a shell, with the plugin that was built for
+//! this test. Lines of the same section that name the same buffer belong together and run at the
+//! same time; a `python` fence that makes a `Reader` or `Writer` of that name is one of them.
+//!
+//! So that they end, need no screen, camera or speaker, and disturb nobody, [`Group::prepare`]
+//! changes them in a few mechanical ways; see there.
+
+#[path = "support/python.rs"]
+mod python;
+#[path = "documentation/readme_example.rs"]
+mod readme_example;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use gstzerobuffer::testing::unique_name;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A wait that ends only when something is broken.
+const LONG: Duration = Duration::from_secs(300);
+
+const GST_LAUNCH: &str = "gst-launch-1.0 ";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A text in Markdown.
+#[derive(Debug)]
+struct Document {
+    path: PathBuf,
+    text: String,
+}
+
+/// README.md and docs/.
+fn pages() -> Vec<Document> {
+    let mut paths = vec![root().join("README.md")];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let read = |path: PathBuf| Document {
+        text: fs::read_to_string(&path).unwrap(),
+        path,
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The doc comments of the files in src/, line by line where they are in the file.
+fn comments() -> Vec<Document> {
+    let mut documents = Vec::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            documents.push(Document {
+                text: doc_comments(&text),
+                path,
+            });
+        }
+    }
+    documents.sort_by(|a, b| a.path.cmp(&b.path));
+    documents
+}
+
+fn doc_comments(code: &str) -> String {
+    let comment = |line: &str| {
+        let line = line.trim_start();
+        let text = line.strip_prefix("//!").or(line.strip_prefix("///"))?;
+        Some(text.strip_prefix(' ').unwrap_or(text).to_string())
+    };
+    let lines: Vec<String> = code
+        .lines()
+        .map(|line| comment(line).unwrap_or_default())
+        .collect();
+    lines.join("\n")
+}
+
+/// A fenced block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Block {
+    /// The heading above it.
+    section: String,
+    language: String,
+    /// Number of its first line in the document.
+    line: usize,
+    text: String,
+}
+
+impl Document {
+    /// Its fenced blocks, and the lines outside of them with their numbers.
+    fn split(&self) -> (Vec<Block>, Vec<(usize, &str)>) {
+        let (mut blocks, mut prose): (Vec<Block>, _) = (Vec::new(), Vec::new());
+        let mut section = String::new();
+        let mut open: Option<Block> = None;
+        for (number, line) in (1..).zip(self.text.lines()) {
+            match (&mut open, line.trim_start().strip_prefix("```")) {
+                (Some(_), Some(_)) => blocks.extend(open.take()),
+                (Some(block), None) => {
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                }
+                (None, Some(language)) => {
+                    open = Some(Block {
+                        section: section.clone(),
+                        language: language.trim().into(),
+                        line: number + 1,
+                        text: String::new(),
+                    });
+                }
+                (None, None) => {
+                    if let Some((_, heading)) = heading(line) {
+                        section = heading.into();
+                    }
+                    prose.push((number, line));
+                }
+            }
+        }
+        assert!(open.is_none(), "{}: a fence is open", self.path.display());
+        (blocks, prose)
+    }
+}
+
+fn heading(line: &str) -> Option<(usize, &str)> {
+    let level = line.chars().take_while(|c| *c == '#').count();
+    let text = line.get(level..)?.strip_prefix(' ')?;
+    (1..=6).contains(&level).then_some((level, text.trim()))
+}
+
+/// The commands in a block of shell lines: comments cut off, continued lines joined.
+fn commands(block: &Block) -> Vec<(usize, String)> {
+    let mut commands: Vec<(usize, String)> = Vec::new();
+    let mut continued = false;
+    for (number, line) in (block.line..).zip(block.text.lines()) {
+        let line = line.trim();
+        if !continued && (line.is_empty() || line.starts_with('#')) {
+            continue;
+        }
+        let (text, more) = match line.strip_suffix('\\') {
+            Some(text) => (text.trim_end(), true),
+            None => (line, false),
+        };
+        match commands.last_mut().filter(|_| continued) {
+            Some((_, command)) => {
+                command.push(' ');
+                command.push_str(text);
+            }
+            None => commands.push((number, text.into())),
+        }
+        continued = more;
+    }
+    commands
+}
+
+/// What is run together: lines of `gst-launch-1.0`, and programs in Python.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Group {
+    place: String,
+    lines: Vec<String>,
+    scripts: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Reader,
+    Writer,
+}
+
+/// The buffers that a line of `gst-launch-1.0` names, with its end of each.
+fn ends_of_line(line: &str) -> Result<Vec<(String, End)>, String> {
+    let mut ends = Vec::new();
+    let mut element = None;
+    for word in line.split_whitespace() {
+        match word {
+            "zerobuffersrc" => element = Some(End::Reader),
+            "zerobuffersink" => element = Some(End::Writer),
+            "!" => element = None,
+            _ => {
+                if let Some(name) = word.strip_prefix("buffer-name=") {
+                    let end = element.ok_or(format!("whose buffer-name is this? {line}"))?;
+                    ends.push((name.into(), end));
+                }
+            }
+        }
+    }
+    if ends.is_empty() {
+        return Err(format!(
+            "there is no zerobuffer element with a name: {line}"
+        ));
+    }
+    Ok(ends)
+}
+
+/// The same for a program in Python.
+fn ends_of_script(script: &str) -> Vec<(String, End)> {
+    let find = |call: &'static str, end| {
+        script.split(call).skip(1).filter_map(move |rest| {
+            let (name, _) = rest.strip_prefix('"')?.split_once('"')?;
+            Some((name.to_string(), end))
+        })
+    };
+    find("Reader(", End::Reader)
+        .chain(find("Writer(", End::Writer))
+        .collect()
+}
+
+/// Everything in a document that can be run, in groups that are complete.
+fn groups(document: &Document) -> Result<Vec<Group>, String> {
+    let (blocks, prose) = document.split();
+    for (number, line) in prose {
+        // Alone, in the middle of a sentence, it is a program's name and not a command.
+        if line.contains(&format!("{GST_LAUNCH}zerobuffer")) || line.contains(" ! ") {
+            return Err(format!(
+                "{}:{number}: a pipeline outside of a fence is not tested: {line}",
+                document.path.display()
+            ));
+        }
+    }
+    // (section, is it Python, text, ends) in the order of the document.
+    let mut parts: Vec<(String, bool, String, Vec<(String, End)>)> = Vec::new();
+    for block in &blocks {
+        let section = block.section.clone();
+        if block.language == "python" {
+            let ends = ends_of_script(&block.text);
+            parts.push((section, true, block.text.clone(), ends));
+            continue;
+        }
+        for (number, command) in commands(block) {
+            if !command.contains(GST_LAUNCH) {
+                continue;
+            }
+            let place = format!("{}:{number}", document.path.display());
+            if !["sh", "bash"].contains(&block.language.as_str()) {
+                return Err(format!("{place}: in a fence that is not sh or bash"));
+            }
+            let ends = ends_of_line(&command).map_err(|why| format!("{place}: {why}"))?;
+            parts.push((section.clone(), false, command, ends));
+        }
+    }
+    let mut groups = Vec::new();
+    while !parts.is_empty() {
+        let mut names = BTreeSet::new();
+        let mut members = vec![parts.remove(0)];
+        let section = members[0].0.clone();
+        names.extend(members[0].3.iter().map(|(name, _)| name.clone()));
+        // Whoever shares a name with a member is one, until nobody comes any more.
+        while let Some(at) = parts.iter().position(|(in_section, _, _, ends)| {
+            *in_section == section && ends.iter().any(|(name, _)| names.contains(name))
+        }) {
+            let member = parts.remove(at);
+            names.extend(member.3.iter().map(|(name, _)| name.clone()));
+            members.push(member);
+        }
+        let place = format!("{}, \"{section}\"", document.path.display());
+        let mut ends: BTreeMap<&str, Vec<End>> = BTreeMap::new();
+        for (name, end) in members.iter().flat_map(|member| &member.3) {
+            ends.entry(name).or_default().push(*end);
+        }
+        for (name, mut ends) in ends {
+            ends.sort();
+            if ends != [End::Reader, End::Writer] {
+                return Err(format!(
+                    "{place}: buffer {name} needs one reader and one writer in this section and \
+                     has {ends:?}"
+                ));
+            }
+        }
+        let texts = |python| {
+            let these = members.iter().filter(move |member| member.1 == python);
+            these.map(|member| member.2.clone()).collect()
+        };
+        groups.push(Group {
+            place,
+            lines: texts(false),
+            scripts: texts(true),
+        });
+    }
+    Ok(groups)
+}
+
+impl Group {
+    /// The same with each buffer's name made unique by `suffix`, files in `folder`, and:
+    /// * sinks for a screen or speaker are `fakesink`;
+    /// * a camera is a live `videotestsrc`;
+    /// * test sources without `num-buffers` end after 30 frames;
+    /// * a receiver that would wait for the next writer ends after 30 frames.
+    fn prepare(&self, suffix: &str, folder: &Path) -> Group {
+        let line = |line: &String| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let mut out = Vec::new();
+            for (at, word) in words.iter().enumerate() {
+                let mut element = words[at..].iter().take_while(|word| **word != "!");
+                out.push(match *word {
+                    "autovideosink" | "autoaudiosink" => "fakesink".into(),
+                    "v4l2src" => "videotestsrc is-live=true num-buffers=30".into(),
+                    "videotestsrc" | "audiotestsrc"
+                        if !element.any(|word| word.starts_with("num-buffers=")) =>
+                    {
+                        format!("{word} num-buffers=30")
+                    }
+                    "on-writer-exit=wait" => format!("{word} num-buffers=30"),
+                    _ => match word.split_once('=') {
+                        Some(("buffer-name", name)) => format!("buffer-name={name}{suffix}"),
+                        Some(("location", file)) => {
+                            format!("location={}", folder.join(file).display())
+                        }
+                        _ => word.to_string(),
+                    },
+                });
+            }
+            out.join(" ")
+        };
+        let script = |script: &String| {
+            let mut script = script.clone();
+            for (name, _) in ends_of_script(&script) {
+                script = script.replace(&format!("(\"{name}\""), &format!("(\"{name}{suffix}\""));
+            }
+            script
+        };
+        Group {
+            place: self.place.clone(),
+            lines: self.lines.iter().map(line).collect(),
+            scripts: self.scripts.iter().map(script).collect(),
+        }
+    }
+
+    /// Runs all at the same time. The error says which failed and what it said.
+    fn run(&self, backwards: bool) -> Result<(), String> {
+        // One group at a time: Docker's /dev/shm has room for two rings.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock();
+        let folder = tempfile::tempdir().unwrap();
+        let suffix = unique_name("");
+        let this = self.prepare(&suffix, folder.path());
+        let mut starts: Vec<(String, Command)> = Vec::new();
+        for (number, script) in this.scripts.iter().enumerate() {
+            let file = folder.path().join(format!("{number}.py"));
+            fs::write(&file, script).unwrap();
+            let mut command = Command::new(python::interpreter());
+            command.args(["-I", "-u"]).arg(file);
+            starts.push((script.clone(), command));
+        }
+        for line in &this.lines {
+            let mut command = Command::new("sh");
+            command.args(["-c", line]);
+            starts.push((line.clone(), command));
+        }
+        if backwards {
+            starts.reverse();
+        }
+        // Who does not wait for a reader sends to nobody if it comes first: it comes last, when
+        // the buffers are there.
+        starts.sort_by_key(|(text, _)| text.contains("wait-for-connection=false"));
+
+        let (ended, ends) = mpsc::channel();
+        let mut pids = Vec::new();
+        for (number, (text, mut command)) in starts.into_iter().enumerate() {
+            if text.contains("wait-for-connection=false") {
+                let names = ends_of_line(&text)?;
+                while !names
+                    .iter()
+                    .all(|(name, _)| Path::new("/dev/shm").join(name).exists())
+                {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+            let log = folder.path().join(format!("{number}.log"));
+            let out = File::create(&log).unwrap();
+            command
+                .env("GST_PLUGIN_PATH", plugin_folder())
+                .env("GST_REGISTRY", plugin_folder().join("registry.bin"))
+                .stdin(Stdio::null())
+                .stdout(out.try_clone().unwrap())
+                .stderr(out)
+                // So that the shell and what it runs can be ended together.
+                .process_group(0);
+            let mut child = command.spawn().unwrap();
+            pids.push(Pid::from_raw(child.id() as i32));
+            let ended = ended.clone();
+            thread::spawn(move || {
+                let status = child.wait().unwrap();
+                let said = fs::read_to_string(log).unwrap_or_default();
+                let _ = ended.send((status, text, said));
+            });
+        }
+        let mut result = Ok(());
+        for _ in 0..pids.len() {
+            let why = match ends.recv_timeout(LONG) {
+                Ok((status, _, _)) if status.success() => continue,
+                Ok((status, text, said)) => format!("{status}: {text}\n{said}"),
+                Err(_) => "it does not end".into(),
+            };
+            result = result.and(Err(format!("{}: {why}", self.place)));
+            // The others wait for it.
+            for pid in &pids {
+                let _ = killpg(*pid, Signal::SIGKILL);
+            }
+        }
+        let left = leftovers(&suffix);
+        for path in &left {
+            let _ = fs::remove_file(path);
+        }
+        result?;
+        // A Python reader leaves its semaphores (docs/protocol.md, fault 15).
+        let python_reads = |path: &PathBuf| {
+            let mut scripts = this.scripts.iter();
+            scripts.any(|script| script.contains("Reader("))
+                && path.to_string_lossy().contains("/sem.sem-")
+        };
+        if !left.iter().all(python_reads) {
+            return Err(format!("{}: left behind: {left:?}", self.place));
+        }
+        Ok(())
+    }
+}
+
+fn leftovers(suffix: &str) -> Vec<PathBuf> {
+    ["/dev/shm", "/tmp/zerobuffer"]
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains(suffix))
+        .collect()
+}
+
+/// A folder with our plugin and a registry of its own, so that the user's is left alone.
+fn plugin_folder() -> &'static Path {
+    static FOLDER: OnceLock<TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        // Cargo builds the library for this test beside it, in target/PROFILE/deps; what is in
+        // target/PROFILE may be older.
+        let test = std::env::current_exe().unwrap();
+        let plugin = test.with_file_name("libgstzerobuffer.so");
+        assert!(plugin.exists(), "{} is missing", plugin.display());
+        std::os::unix::fs::symlink(plugin, folder.path().join("libgstzerobuffer.so")).unwrap();
+        folder
+    });
+    folder.path()
+}
+
+fn run_all(documents: &[Document]) -> usize {
+    let mut count = 0;
+    for document in documents {
+        for group in groups(document).unwrap_or_else(|why| panic!("{why}")) {
+            group.run(false).unwrap_or_else(|why| panic!("{why}"));
+            count += 1;
+        }
+    }
+    count
+}
+
+fn page(text: &str) -> Document {
+    Document {
+        path: "test.md".into(),
+        text: text.into(),
+    }
+}
+
+fn shell(lines: &str) -> Document {
+    page(&format!("# A page\n```sh\n{lines}\n```\n"))
+}
+
+#[test]
+fn every_command_and_python_program_on_the_pages_runs() {
+    assert!(run_all(&pages()) >= 8);
+}
+
+#[test]
+fn every_command_in_the_comments_of_the_code_runs() {
+    assert!(run_all(&comments()) >= 2, "one for each element");
+}
+
+#[test]
+fn the_first_commands_of_the_readme_run_in_either_order() {
+    let documents = pages();
+    let readme = documents
+        .iter()
+        .find(|page| page.path.ends_with("README.md"));
+    let first = &groups(readme.unwrap()).unwrap()[0];
+    assert_eq!(first.lines.len(), 2);
+    for backwards in [false, true] {
+        first.run(backwards).unwrap();
+    }
+}
+
+#[test]
+fn the_rust_program_in_the_readme_runs() {
+    let code = include_str!("documentation/readme_example.rs");
+    let documents = pages();
+    let shown: Vec<Block> = documents
+        .iter()
+        .flat_map(|document| document.split().0)
+        .filter(|block| block.language == "rust")
+        .collect();
+    assert_eq!(shown.len(), 1);
+    assert_eq!(
+        shown[0].text, code,
+        "README.md and readme_example.rs differ"
+    );
+    let name = unique_name("readme");
+    thread::scope(|scope| {
+        let receiving = scope.spawn(|| readme_example::receive(&name).unwrap());
+        readme_example::send(&name).unwrap();
+        assert_eq!(receiving.join().unwrap(), 2);
+    });
+}
+
+#[test]
+fn a_typo_in_a_command_is_found() {
+    let good = "gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=typo\n\
+                gst-launch-1.0 zerobuffersrc buffer-name=typo ! fakesink";
+    let try_it = |text: &str| groups(&shell(text))?.iter().try_for_each(|g| g.run(false));
+    try_it(good).unwrap();
+    for (right, wrong) in [
+        ("fakesink", "fakesinkk"),
+        ("videotestsrc", "videotestsrc patern=ball"),
+        ("typo ! fakesink", "typo caps=video/x-raw,format ! fakesink"),
+        (
+            "! zerobuffersink",
+            "! video/x-raw,format=NONE ! zerobuffersink",
+        ),
+        ("zerobuffersrc", "zerobuffersrc perm=0666"),
+        ("gst-launch-1.0 v", "gst-launch-1.0 --no-such-option v"),
+    ] {
+        let bad = good.replacen(right, wrong, 1);
+        assert_ne!(bad, good);
+        let found = try_it(&bad);
+        assert!(found.is_err(), "not found: {wrong}");
+    }
+}
+
+#[test]
+fn a_command_without_a_partner_is_found() {
+    let source = "gst-launch-1.0 zerobuffersrc buffer-name=a ! fakesink";
+    let sink = "gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=a";
+    let find = |text: &str| groups(&page(text)).unwrap_err();
+    for text in [
+        format!("```sh\n{source}\n```"),
+        format!("```sh\n{sink}\n```"),
+        format!("```sh\n{source}\n{sink}x\n```"),
+        format!("```sh\n{source}\n{sink}\n{sink}\n```"),
+        format!("```sh\n{source}\n```\n# Another section\n```sh\n{sink}\n```"),
+        "```python\nReader(\"a\")\n```".to_string(),
+    ] {
+        assert!(
+            find(&text).contains("needs one reader and one writer"),
+            "{text}"
+        );
+    }
+    assert!(find(&format!("Type `{source}`.")).contains("outside of a fence"));
+    assert!(find(&format!("```\n{source}\n```")).contains("not sh or bash"));
+    assert!(find("```sh\ngst-launch-1.0 fakesrc\n```").contains("no zerobuffer element"));
+}
+
+#[test]
+fn lines_that_are_continued_are_one_and_those_that_share_a_name_belong_together() {
+    let document = shell(
+        "# The end\n\
+         gst-launch-1.0 zerobuffersrc buffer-name=b ! fakesink\n\n\
+         gst-launch-1.0 zerobuffersrc buffer-name=a \\\n    ! zerobuffersink buffer-name=b\n\
+         gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=a\n\
+         gst-launch-1.0 zerobuffersrc buffer-name=c ! fakesink\n\
+         gst-launch-1.0 v4l2src ! zerobuffersink buffer-name=c",
+    );
+    let found = groups(&document).unwrap();
+    assert_eq!([found[0].lines.len(), found[1].lines.len()], [3, 2]);
+    let prepared = found[0].prepare("-1", Path::new("/dir"));
+    assert_eq!(
+        prepared.lines[1],
+        "gst-launch-1.0 zerobuffersrc buffer-name=a-1 ! zerobuffersink buffer-name=b-1"
+    );
+    assert_eq!(
+        found[1].prepare("-1", Path::new("/dir")).lines[1],
+        "gst-launch-1.0 videotestsrc is-live=true num-buffers=30 ! zerobuffersink buffer-name=c-1"
+    );
+}
+
+/// The anchor of a heading, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    heading
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+fn anchors(document: &Document) -> BTreeSet<String> {
+    let (_, prose) = document.split();
+    let headings = prose.iter().filter_map(|(_, line)| heading(line));
+    headings.map(|(_, text)| anchor(text)).collect()
+}
+
+/// The targets of links, except to other machines.
+fn relative_links(document: &Document) -> Vec<String> {
+    let (_, prose) = document.split();
+    prose
+        .iter()
+        .flat_map(|(_, line)| line.split("](").skip(1))
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target.to_string())
+        .filter(|target| !target.contains("://"))
+        .collect()
+}
+
+fn broken_links(document: &Document) -> Vec<String> {
+    let folder = document.path.parent().unwrap();
+    let is_broken = |link: &String| {
+        let (file, fragment) = match link.split_once('#') {
+            Some((file, fragment)) => (file, Some(fragment)),
+            None => (link.as_str(), None),
+        };
+        let path = if file.is_empty() {
+            document.path.clone()
+        } else {
+            folder.join(file)
+        };
+        match fragment {
+            None => !path.exists(),
+            Some(fragment) => {
+                let text = if file.is_empty() {
+                    Ok(document.text.clone())
+                } else {
+                    fs::read_to_string(&path)
+                };
+                text.map_or(true, |text| {
+                    !anchors(&Document { path, text }).contains(fragment)
+                })
+            }
+        }
+    };
+    relative_links(document)
+        .into_iter()
+        .filter(is_broken)
+        .collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let documents = pages();
+    let count: usize = documents
+        .iter()
+        .map(|page| relative_links(page).len())
+        .sum();
+    assert!(count > 5);
+    for document in &documents {
+        let broken = broken_links(document);
+        assert!(broken.is_empty(), "{}: {broken:?}", document.path.display());
+    }
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_found() {
+    let document = Document {
+        path: root().join("README.md"),
+        text: "# Some heading: here\n[a](src/lib.rs) [b](none.rs) [c](#some-heading-here)\n\
+               [d](#none) [e](docs/protocol.md#segment) [f](docs/protocol.md#none)\n\
+               [g](https://example.org/)\n```\n[h](in-a-fence.rs)\n```\n"
+            .into(),
+    };
+    let found = ["none.rs", "#none", "docs/protocol.md#none"];
+    assert_eq!(broken_links(&document), found);
+}
+
+/// The commands that set a machine up.
+fn set_up_commands(document: &Document) -> Vec<String> {
+    let blocks = document.split().0;
+    let all = blocks.iter().flat_map(commands);
+    all.map(|(_, command)| command)
+        .filter(|command| command.starts_with("bash scripts/"))
+        .collect()
+}
+
+#[test]
+fn the_readme_has_two_commands_that_set_a_machine_up() {
+    let documents = pages();
+    let readme = documents
+        .iter()
+        .find(|page| page.path.ends_with("README.md"));
+    let found = set_up_commands(readme.unwrap());
+    assert_eq!(found, ["bash scripts/demo.sh", "bash scripts/test.sh"]);
+    for command in found {
+        assert!(root().join(command.trim_start_matches("bash ")).is_file());
+    }
+    let more = shell("bash scripts/a.sh\nbash scripts/b.sh\ncargo build\nbash scripts/c.sh");
+    assert_eq!(set_up_commands(&more).len(), 3);
+}
+
+/// The names of the form `fault_NN_…` in a text.
+fn fault_names(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("fault_"))
+        .map(Into::into)
+        .collect()
+}
+
+#[test]
+fn the_table_of_faults_names_every_test_of_a_fault_and_no_other() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let tests: BTreeSet<String> = read("tests/faults.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("fn "))
+        .flat_map(fault_names)
+        .collect();
+    let named = fault_names(&read("docs/protocol.md"));
+    assert_eq!(named, tests);
+    for number in 1..=18 {
+        let prefix = format!("fault_{number:02}_");
+        assert!(
+            named.iter().any(|name| name.starts_with(&prefix)),
+            "{prefix}"
+        );
+    }
+}
+
+#[test]
+fn sections_that_the_code_refers_to_exist() {
+    let protocol = fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    let headings: Vec<&str> = protocol.lines().filter_map(heading).map(|h| h.1).collect();
+    let mut count = 0;
+    for document in comments() {
+        // References may go on in the next line of a comment.
+        let text = document.text.replace('\n', " ");
+        for rest in text.split("`docs/protocol.md`, ").skip(1) {
+            let end = rest.find(['.', ';']).unwrap_or(rest.len());
+            for section in rest[..end].split('"').skip(1).step_by(2) {
+                count += 1;
+                assert!(
+                    headings.contains(&section),
+                    "{}: no section \"{section}\"",
+                    document.path.display()
+                );
+            }
+        }
+    }
+    assert!(count >= 6, "{count}");
+}

@@ -1,0 +1,255 @@
+//! The bytes of a segment at every step of its life, against numbers written out by hand: what
+//! other implementations see. Nothing here uses a constant of the library.
+
+mod support;
+
+use std::fs;
+use std::process;
+
+use gstzerobuffer::{BufferConfig, Reader, Wait, Writer};
+
+use support::Name;
+use support::raw::{Raw, RawSem};
+
+const METADATA: u64 = 192;
+const RING: u64 = 256;
+
+/// The first 128 bytes: everything that a v1 peer goes by.
+#[derive(Clone, Copy)]
+struct Oieb {
+    metadata_free: u64,
+    metadata_written: u64,
+    free: u64,
+    write_pos: u64,
+    read_pos: u64,
+    written: u64,
+    read: u64,
+    writer: u64,
+    reader: u64,
+}
+
+impl Oieb {
+    fn bytes(&self) -> Vec<u8> {
+        // Size 128 as u32, then version 1.0.0 and a reserved byte.
+        let mut bytes = vec![128, 0, 0, 0, 1, 0, 0, 0];
+        for word in [
+            METADATA,
+            self.metadata_free,
+            self.metadata_written,
+            RING,
+            self.free,
+            self.write_pos,
+            self.read_pos,
+            self.written,
+            self.read,
+            self.writer,
+            self.reader,
+            0,
+            0,
+            0,
+            0,
+        ] {
+            bytes.extend(word.to_le_bytes());
+        }
+        assert_eq!(bytes.len(), 128);
+        bytes
+    }
+}
+
+#[track_caller]
+fn expect(raw: &Raw, oieb: Oieb) {
+    assert_eq!(raw.bytes(0, 128), oieb.bytes());
+}
+
+/// A frame as it stands in the ring.
+fn frame(sequence: u64, content: &[u8]) -> Vec<u8> {
+    let mut bytes = (content.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(sequence.to_le_bytes());
+    bytes.extend(content);
+    bytes
+}
+
+#[test]
+fn a_segment_is_what_the_protocol_says_at_every_step() {
+    let name = Name::new("golden");
+    // Sizes are rounded up to 64.
+    let config = BufferConfig::new(METADATA - 63, RING - 1);
+    let reader = Reader::create(&name, &config).unwrap();
+    let raw = name.raw();
+    let ring = 128 + METADATA;
+    let us = u64::from(process::id());
+    let counts = || ['w', 'r'].map(|kind| RawSem::open(kind, &name).count());
+
+    let mut objects = vec![
+        format!("/dev/shm/{}", &*name),
+        format!("/dev/shm/sem.sem-r-{}", &*name),
+        format!("/dev/shm/sem.sem-w-{}", &*name),
+        format!("/tmp/zerobuffer/{}.lock", &*name),
+    ];
+    objects.sort();
+    let found: Vec<_> = name
+        .objects()
+        .into_iter()
+        .map(|path| path.into_os_string().into_string().unwrap())
+        .collect();
+    assert_eq!(found, objects);
+    assert_eq!(raw.len(), 128 + 192 + 256);
+    assert_eq!(fs::metadata(name.lock_file()).unwrap().len(), 0);
+    let mut oieb = Oieb {
+        metadata_free: 192,
+        metadata_written: 0,
+        free: 256,
+        write_pos: 0,
+        read_pos: 0,
+        written: 0,
+        read: 0,
+        writer: 0,
+        reader: us,
+    };
+    expect(&raw, oieb);
+    // All that v1 leaves unused is 0, but for the hello in the last 64 bytes of the block.
+    assert_eq!(raw.bytes(128, 128), [0; 128]);
+    let mut hello = b"ZBhello\x01".to_vec();
+    hello.extend(3u64.to_le_bytes());
+    hello.extend([0; 48]);
+    assert_eq!(raw.bytes(128 + 128, 64), hello);
+    assert_eq!(raw.bytes(ring, 256), [0; 256]);
+    assert_eq!(counts(), [0, 0]);
+
+    let writer = Writer::attach(&name).unwrap();
+    oieb.writer = us;
+    expect(&raw, oieb);
+
+    writer.set_metadata(b"caps").unwrap();
+    oieb.metadata_free = 192 - 12;
+    oieb.metadata_written = 12;
+    expect(&raw, oieb);
+    assert_eq!(raw.bytes(128, 12), b"\x04\0\0\0\0\0\0\0caps");
+    assert_eq!(raw.bytes(128 + 12, 116), [0; 116]);
+
+    // Two frames: packed, not aligned.
+    writer.write_frame(&[0xa1; 75]).unwrap();
+    writer.write_frame(&[0xa2; 100]).unwrap();
+    (oieb.free, oieb.write_pos, oieb.written) = (256 - 91 - 116, 207, 2);
+    expect(&raw, oieb);
+    assert_eq!(raw.bytes(ring, 91), frame(1, &[0xa1; 75]));
+    assert_eq!(raw.bytes(ring + 91, 116), frame(2, &[0xa2; 100]));
+    assert_eq!(raw.bytes(ring + 207, 49), [0; 49]);
+    assert_eq!(counts(), [2, 0]);
+
+    // Taken, then given back.
+    let first = reader.read_frame(Wait::no()).unwrap();
+    (oieb.read_pos, oieb.read) = (91, 1);
+    expect(&raw, oieb);
+    assert_eq!(counts(), [1, 0]);
+    drop(first);
+    oieb.free += 91;
+    expect(&raw, oieb);
+    assert_eq!(counts(), [1, 1]);
+
+    // A wrap: a marker of two zeros at 207, the tail of 49 bytes is gone too. The writer takes the
+    // reader's post.
+    raw.write(ring + 207, &[0xff; 49]);
+    writer.write_frame(&[0xa3; 60]).unwrap();
+    (oieb.free, oieb.write_pos) = (140 - 49 - 76, 76);
+    // A marker counts.
+    oieb.written = 4;
+    expect(&raw, oieb);
+    assert_eq!(raw.bytes(ring + 207, 16), [0; 16]);
+    assert_eq!(raw.bytes(ring + 223, 33), [0xff; 33]);
+    assert_eq!(raw.bytes(ring, 76), frame(3, &[0xa3; 60]));
+    assert_eq!(counts(), [2, 0]);
+
+    drop(reader.read_frame(Wait::no()).unwrap());
+    (oieb.free, oieb.read_pos, oieb.read) = (15 + 116, 207, 2);
+    expect(&raw, oieb);
+    // The tail comes back with the frame behind it, the marker counts, and has no post.
+    let third = reader.read_frame(Wait::no()).unwrap();
+    (oieb.read_pos, oieb.read) = (76, 4);
+    expect(&raw, oieb);
+    drop(third);
+    oieb.free = 256;
+    expect(&raw, oieb);
+    assert_eq!(counts(), [0, 2]);
+
+    // An exact fit: both positions stay at the size of the ring, no marker.
+    writer.write_frame(&[0xa4; 164]).unwrap();
+    (oieb.free, oieb.write_pos, oieb.written) = (76, 256, 5);
+    expect(&raw, oieb);
+    assert_eq!(raw.bytes(ring + 76, 180), frame(4, &[0xa4; 164]));
+    drop(reader.read_frame(Wait::no()).unwrap());
+    (oieb.free, oieb.read_pos, oieb.read) = (256, 256, 5);
+    expect(&raw, oieb);
+    writer.write_frame(&[0xa5; 1]).unwrap();
+    (oieb.free, oieb.write_pos, oieb.written) = (256 - 17, 17, 6);
+    expect(&raw, oieb);
+    assert_eq!(raw.bytes(ring, 17), frame(5, &[0xa5]));
+
+    // The writer goes: its pid, nothing else, no post.
+    let sems = counts();
+    drop(writer);
+    oieb.writer = 0;
+    expect(&raw, oieb);
+    assert_eq!(counts(), sems);
+    drop(reader.read_frame(Wait::no()).unwrap());
+    (oieb.free, oieb.read_pos, oieb.read) = (256, 17, 6);
+    expect(&raw, oieb);
+
+    // The reader goes: its pid and all names.
+    drop(reader);
+    oieb.reader = 0;
+    expect(&raw, oieb);
+    assert_eq!(raw.len(), 128 + 192 + 256);
+    name.assert_nothing_left();
+}
+
+#[test]
+fn sizes_are_rounded_up_to_whole_blocks() {
+    for (asked, made) in [
+        ((1, 1), (64, 64)),
+        ((64, 64), (64, 64)),
+        ((65, 129), (128, 192)),
+    ] {
+        let name = Name::new("golden-sizes");
+        let _reader = Reader::create(&name, &BufferConfig::new(asked.0, asked.1)).unwrap();
+        let raw = name.raw();
+        assert_eq!((raw.get(0x08), raw.get(0x20)), made);
+        assert_eq!((raw.get(0x10), raw.get(0x28)), made);
+        assert_eq!(raw.len(), 128 + made.0 + made.1);
+    }
+}
+
+#[test]
+fn the_longest_name_is_245_bytes_and_its_semaphores_fit() {
+    let name = Name::new("golden-long");
+    let long = format!("{}{}", &*name, "x".repeat(245 - name.len()));
+    let reader = Reader::create(&long, &BufferConfig::default()).unwrap();
+    assert_eq!(name.objects().len(), 4);
+    Writer::attach(&long)
+        .unwrap()
+        .write_frame(b"frame")
+        .unwrap();
+    assert_eq!(&*reader.read_frame(Wait::no()).unwrap(), b"frame");
+    assert!(Reader::create(&format!("{long}x"), &BufferConfig::default()).is_err());
+}
+
+#[test]
+fn metadata_may_fill_its_block_where_nothing_of_ours_is_in_the_way() {
+    let name = Name::new("golden-metadata");
+    let reader = Reader::create(&name, &BufferConfig::new(64, 64)).unwrap();
+    let writer = Writer::attach(&name).unwrap();
+    assert!(writer.set_metadata(&[7; 57]).is_err());
+    writer.set_metadata(&[7; 56]).unwrap();
+    let raw = name.raw();
+    assert_eq!((raw.get(0x10), raw.get(0x18), raw.get(128)), (0, 64, 56));
+    assert_eq!(raw.bytes(136, 56), [7; 56]);
+    assert_eq!(reader.metadata().unwrap().unwrap(), [7; 56]);
+    assert!(writer.set_metadata(&[7; 56]).is_err());
+    // Metadata of no bytes is metadata: its length is there.
+    drop((reader, writer));
+    let reader = Reader::create(&name, &BufferConfig::new(64, 64)).unwrap();
+    let writer = Writer::attach(&name).unwrap();
+    writer.set_metadata(b"").unwrap();
+    assert_eq!(name.raw().get(0x18), 8);
+    assert_eq!(reader.metadata().unwrap().as_deref(), Some(&b""[..]));
+}
