@@ -1,13 +1,42 @@
 #!/usr/bin/env bash
-# Sets the machine up and runs every check there is: format, lints, dependencies, tests,
-# documentation. The tests make a Python environment of their own with zerobuffer-ipc from PyPI.
+# Sets the machine up and runs every check there is: format, lints, dependencies, installation,
+# documentation, tests. It installs cargo-deny and cargo-c where they are missing; the tests make a
+# Python environment of their own with zerobuffer-ipc from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
+
+# cargo_command COMMAND CRATE: installs a cargo command where it is missing, the newest that this
+# Rust can build: cargo names that one when there is one that is too new. Unoptimised, since
+# building it is most of the work.
+cargo_command() {
+    if command -v "$1" >/dev/null; then return; fi
+    echo "Installing $1 from crates.io"
+    local log version
+    log=$(cargo install --debug --locked "$2" 2>&1 | tee /dev/stderr) && return
+    version=$(sed -n "s/.*\`$2 \([^\`]*\)\` supports rustc.*/\1/p" <<<"$log")
+    cargo install --debug --locked "$2@${version:?no version of $2 can be built}"
+}
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+cargo_command cargo-deny cargo-deny
+cargo_command cargo-cinstall cargo-c
 
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 # The library alone, for programs without GStreamer.
 cargo clippy --lib --no-default-features -- -D warnings
+cargo deny --offline check licenses bans sources
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# What `cargo cinstall` installs is a plugin that GStreamer finds.
+installed=$PWD/target/cinstall
+cargo cinstall --prefix "$installed" --libdir lib
+GST_REGISTRY="$installed/registry.bin" GST_PLUGIN_PATH="$installed/lib/gstreamer-1.0" \
+    gst-inspect-1.0 zerobuffer
+
+# A short run of the benchmark, that it stays alive; nothing is timed.
+cargo bench --bench transport -- --quick
+
+# `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
+cargo build
 cargo test

@@ -37,7 +37,7 @@ mod plugin {
 
     gst::plugin_define!(
         zerobuffer,
-        env!("CARGO_PKG_DESCRIPTION"),
+        "Frames between processes through ZeroBuffer rings in shared memory",
         plugin_init,
         concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
         // The spelling of MIT that GStreamer knows.

@@ -63,13 +63,20 @@ fn pages() -> Vec<Document> {
 
 /// The doc comments of the files in src/, line by line where they are in the file.
 fn comments() -> Vec<Document> {
+    comments_in("src")
+}
+
+fn comments_in(folder: &str) -> Vec<Document> {
     let mut documents = Vec::new();
-    let mut folders = vec![root().join("src")];
+    let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "rs") {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();
@@ -186,6 +193,14 @@ enum End {
     Writer,
 }
 
+/// One line or program, before it is known with which others it belongs.
+struct Part {
+    section: String,
+    python: bool,
+    text: String,
+    ends: Vec<(String, End)>,
+}
+
 /// The buffers that a line of `gst-launch-1.0` names, with its end of each.
 fn ends_of_line(line: &str) -> Result<Vec<(String, End)>, String> {
     let mut ends = Vec::new();
@@ -236,13 +251,19 @@ fn groups(document: &Document) -> Result<Vec<Group>, String> {
             ));
         }
     }
-    // (section, is it Python, text, ends) in the order of the document.
-    let mut parts: Vec<(String, bool, String, Vec<(String, End)>)> = Vec::new();
+    // In the order of the document.
+    let mut parts: Vec<Part> = Vec::new();
     for block in &blocks {
         let section = block.section.clone();
         if block.language == "python" {
             let ends = ends_of_script(&block.text);
-            parts.push((section, true, block.text.clone(), ends));
+            let (python, text) = (true, block.text.clone());
+            parts.push(Part {
+                section,
+                python,
+                text,
+                ends,
+            });
             continue;
         }
         for (number, command) in commands(block) {
@@ -254,26 +275,32 @@ fn groups(document: &Document) -> Result<Vec<Group>, String> {
                 return Err(format!("{place}: in a fence that is not sh or bash"));
             }
             let ends = ends_of_line(&command).map_err(|why| format!("{place}: {why}"))?;
-            parts.push((section.clone(), false, command, ends));
+            let (section, python, text) = (section.clone(), false, command);
+            parts.push(Part {
+                section,
+                python,
+                text,
+                ends,
+            });
         }
     }
     let mut groups = Vec::new();
     while !parts.is_empty() {
         let mut names = BTreeSet::new();
         let mut members = vec![parts.remove(0)];
-        let section = members[0].0.clone();
-        names.extend(members[0].3.iter().map(|(name, _)| name.clone()));
+        let section = members[0].section.clone();
+        names.extend(members[0].ends.iter().map(|(name, _)| name.clone()));
         // Whoever shares a name with a member is one, until nobody comes any more.
-        while let Some(at) = parts.iter().position(|(in_section, _, _, ends)| {
-            *in_section == section && ends.iter().any(|(name, _)| names.contains(name))
+        while let Some(at) = parts.iter().position(|part| {
+            part.section == section && part.ends.iter().any(|(name, _)| names.contains(name))
         }) {
             let member = parts.remove(at);
-            names.extend(member.3.iter().map(|(name, _)| name.clone()));
+            names.extend(member.ends.iter().map(|(name, _)| name.clone()));
             members.push(member);
         }
         let place = format!("{}, \"{section}\"", document.path.display());
         let mut ends: BTreeMap<&str, Vec<End>> = BTreeMap::new();
-        for (name, end) in members.iter().flat_map(|member| &member.3) {
+        for (name, end) in members.iter().flat_map(|member| &member.ends) {
             ends.entry(name).or_default().push(*end);
         }
         for (name, mut ends) in ends {
@@ -286,8 +313,8 @@ fn groups(document: &Document) -> Result<Vec<Group>, String> {
             }
         }
         let texts = |python| {
-            let these = members.iter().filter(move |member| member.1 == python);
-            these.map(|member| member.2.clone()).collect()
+            let these = members.iter().filter(move |member| member.python == python);
+            these.map(|member| member.text.clone()).collect()
         };
         groups.push(Group {
             place,
@@ -740,7 +767,7 @@ fn sections_that_the_code_refers_to_exist() {
     let protocol = fs::read_to_string(root().join("docs/protocol.md")).unwrap();
     let headings: Vec<&str> = protocol.lines().filter_map(heading).map(|h| h.1).collect();
     let mut count = 0;
-    for document in comments() {
+    for document in comments().into_iter().chain(comments_in("tests")) {
         // References may go on in the next line of a comment.
         let text = document.text.replace('\n', " ");
         for rest in text.split("`docs/protocol.md`, ").skip(1) {
@@ -756,4 +783,42 @@ fn sections_that_the_code_refers_to_exist() {
         }
     }
     assert!(count >= 6, "{count}");
+}
+
+/// The Rust files that a text names in code, as `name.rs` or with some folders.
+fn named_files(text: &str) -> Vec<&str> {
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.ends_with(".rs") && !code.contains(' '))
+        .collect()
+}
+
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let folders = ["", "src", "src/protocol", "src/sys", "tests"];
+    let exists = |file: &str| {
+        folders
+            .iter()
+            .any(|folder| root().join(folder).join(file).is_file())
+    };
+    let named = named_files(&page);
+    assert!(named.len() > 15);
+    let missing: Vec<&str> = named.into_iter().filter(|file| !exists(file)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(
+        named_files("a `b.rs`, `c.rs d` and `src/d.rs`"),
+        ["b.rs", "src/d.rs"]
+    );
+    assert!(!exists("b.rs"));
+    // And every test program is in its table.
+    let programs = fs::read_dir(root().join("tests")).unwrap();
+    for program in programs.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        let told = !program.ends_with(".rs") || page.contains(&program);
+        assert!(
+            told,
+            "docs/architecture.md does not tell what tests/{program} proves"
+        );
+    }
 }

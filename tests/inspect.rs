@@ -144,8 +144,9 @@ fn properties(section: &str) -> BTreeMap<String, String> {
             // The column is as wide as the longest name.
             out.insert(name.clone(), format!("  {name}: {}\n", text.trim()));
         } else if let Some(property) = out.get_mut(&name) {
-            // Newer versions say more in other columns.
-            property.push_str(&format!("    {}\n", line.trim()));
+            // Columns differ between versions.
+            let words: Vec<&str> = line.split_whitespace().collect();
+            property.push_str(&format!("    {}\n", words.join(" ")));
         }
     }
     out

@@ -9,3 +9,4 @@ pub mod opens;
 pub mod process;
 pub mod sem;
 pub mod shm;
+pub mod window;

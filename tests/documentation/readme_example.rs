@@ -1,7 +1,7 @@
 use gstzerobuffer::{BufferConfig, Reader, Writer};
 use std::time::Duration;
 
-fn send(name: &str) -> Result<(), gstzerobuffer::Error> {
+pub fn send(name: &str) -> Result<(), gstzerobuffer::Error> {
     // The buffer may come later: its reader makes it.
     let writer = Writer::attach_wait(name, Duration::from_secs(10))?;
     writer.set_metadata(b"about the stream")?;
@@ -12,7 +12,7 @@ fn send(name: &str) -> Result<(), gstzerobuffer::Error> {
     Ok(())
 } // Dropping the writer closes the stream.
 
-fn receive(name: &str) -> Result<usize, gstzerobuffer::Error> {
+pub fn receive(name: &str) -> Result<usize, gstzerobuffer::Error> {
     let reader = Reader::create(name, &BufferConfig::new(1024, 1 << 20))?;
     let mut count = 0;
     for frame in reader.frames(Duration::from_secs(10)) {
