@@ -232,8 +232,8 @@ fn fault_05_a_frame_that_can_never_pass_is_refused_at_once_with_a_size_that_woul
     let (reader, writer) = pair(&name, 1024);
     writer.write_frame(&pattern(64, 0)).unwrap();
     drop(reader.read_frame(LONG).unwrap());
-    // All is free, and a wait without end is allowed.
-    let good = match writer.write_frame_wait(&pattern(1000, 1), Wait::forever()) {
+    // All is free, and there is time enough to wait.
+    let good = match writer.write_frame_wait(&pattern(1000, 1), LONG) {
         Err(Error::FrameCannotPass {
             size: 1000,
             payload_size: 1024,
@@ -243,7 +243,7 @@ fn fault_05_a_frame_that_can_never_pass_is_refused_at_once_with_a_size_that_woul
         }) => good_size,
         other => panic!("{other:?}"),
     };
-    match writer.write_frame_wait(&pattern(1009, 1), Wait::forever()) {
+    match writer.write_frame_wait(&pattern(1009, 1), LONG) {
         Err(Error::FrameTooLarge { good_size, .. }) => assert!(good_size >= good),
         other => panic!("{other:?}"),
     }

@@ -26,6 +26,10 @@ pub const MAX_NAME_LEN: usize = 245;
 /// The folder of the lock files; all implementations agree on it.
 pub const LOCK_FOLDER: &str = "/tmp/zerobuffer";
 
+const TO_CREATE: &str = "another user has made it: choose another name, or remove it as that user";
+const TO_ATTACH: &str = "run both ends as the same user, or let the reader create it with wider \
+                         permissions (zerobuffersrc perms=0666)";
+
 /// How often creation and attaching start over when objects change under them.
 const TRIES: usize = 100;
 
@@ -102,7 +106,13 @@ impl Names {
     }
 
     /// An error of opening `path`, with the owner and mode if permissions are the reason.
-    fn opening(&self, what: &'static str, path: &Path, err: io::Error) -> Error {
+    fn opening(
+        &self,
+        what: &'static str,
+        path: &Path,
+        err: io::Error,
+        remedy: &'static str,
+    ) -> Error {
         if err.kind() != io::ErrorKind::PermissionDenied {
             return self.os(what, err);
         }
@@ -120,8 +130,7 @@ impl Names {
                     )
                 },
             ),
-            remedy: "run both ends as the same user, or let the reader create it with wider \
-                     permissions (zerobuffersrc perms=0666)",
+            remedy,
         }
     }
 }
@@ -206,12 +215,16 @@ fn claim(names: &Names, lock: Option<&LockFile>) -> Result<ShmFile> {
                 };
             }
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(err) => return Err(names.opening("creating the shared memory", &path, err)),
+            Err(err) => {
+                return Err(names.opening("creating the shared memory", &path, err, TO_CREATE));
+            }
         }
         let file = match ShmFile::open(&names.name) {
             Ok(file) => file,
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            Err(err) => return Err(names.opening("opening the shared memory", &path, err)),
+            Err(err) => {
+                return Err(names.opening("opening the shared memory", &path, err, TO_CREATE));
+            }
         };
         take_over(names, lock, file)?;
     }
@@ -258,13 +271,13 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
             // As above, a few steps later.
         } else if let Ok(sizes) = check(names, oieb, segment.len()) {
             // A reader of ours would hold the lock that we have. A v1 reader would hold the lock
-            // file, unless that is somewhere else; then its pid has to tell.
+            // file, unless that is somewhere else; and a pid that we do not see may be that of a
+            // reader in another pid namespace. What may be alive is not taken.
             let ours = extension::abilities(&segment, &sizes).holds_lock();
-            let lives = pid != process::id() && Process::find(pid).is_some();
-            if !ours && !left_behind && lives {
+            if !ours && !left_behind && pid != 0 && pid != process::id() {
                 return Err(names.taken(
                     pid,
-                    " (if that process has nothing to do with it, remove the file in /dev/shm)",
+                    " (if it has died, remove the file of this name in /dev/shm)",
                 ));
             }
         } else {
@@ -276,7 +289,14 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(err),
         })
-        .map_err(|err| names.opening("removing the shared memory", &shm::path(&names.name), err))
+        .map_err(|err| {
+            names.opening(
+                "removing the shared memory",
+                &shm::path(&names.name),
+                err,
+                TO_CREATE,
+            )
+        })
 }
 
 /// Fills a new file: room, semaphores, hello, OIEB; the word by which attachers know it last.
@@ -288,7 +308,7 @@ fn fill(
 ) -> Result<(Arc<Segment>, Semaphore, Semaphore, Option<Opens>)> {
     let filled = (|| {
         let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
-            why: "they are larger than any address space".into(),
+            why: "the sizes are larger than any address space".into(),
         })?;
         file.reserve(total)
             .map_err(|err| match err.raw_os_error() {
@@ -341,7 +361,7 @@ fn fill(
 
 /// A new semaphore in place of a leftover: the name of the buffer is ours, so its semaphores are.
 fn new_semaphore(names: &Names, name: &str, mode: u32) -> Result<Semaphore> {
-    let fail = |err| names.opening("creating a semaphore", &sem::path(name), err);
+    let fail = |err| names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE);
     match Semaphore::unlink(name) {
         Ok(()) => {}
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
@@ -374,7 +394,7 @@ pub fn attach(names: &Names) -> Result<Attached> {
     let path = shm::path(&names.name);
     let file = ShmFile::open(&names.name).map_err(|err| match err.kind() {
         io::ErrorKind::NotFound => names.not_found(),
-        _ => names.opening("opening the shared memory", &path, err),
+        _ => names.opening("opening the shared memory", &path, err, TO_ATTACH),
     })?;
     let len = file
         .len()
@@ -397,7 +417,7 @@ pub fn attach(names: &Names) -> Result<Attached> {
     let open = |name: &str| {
         Semaphore::open(name).map_err(|err| match err.kind() {
             io::ErrorKind::NotFound => names.not_found(),
-            _ => names.opening("opening a semaphore", &sem::path(name), err),
+            _ => names.opening("opening a semaphore", &sem::path(name), err, TO_ATTACH),
         })
     };
     let (sem_write, sem_read) = (open(&names.sem_write)?, open(&names.sem_read)?);

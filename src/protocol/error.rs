@@ -19,10 +19,10 @@ pub enum Error {
         /// Which rule it breaks.
         why: &'static str,
     },
-    /// The sizes asked for make no buffer.
-    #[error("no buffer can have these sizes: {why}")]
+    /// The sizes or permissions asked for make no buffer.
+    #[error("no buffer can be made like this: {why}")]
     InvalidConfig {
-        /// What is wrong with them.
+        /// What is wrong.
         why: String,
     },
     /// There is no buffer of this name (yet).
@@ -156,6 +156,12 @@ pub enum Error {
          buffer, that is a restart of the reader"
     )]
     MetadataAlreadyWritten {
+        /// The name.
+        name: String,
+    },
+    /// Metadata comes before the first frame, when the reader looks for it.
+    #[error("the metadata of buffer '{name}' must be written before the first frame")]
+    MetadataTooLate {
         /// The name.
         name: String,
     },

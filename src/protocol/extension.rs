@@ -95,8 +95,8 @@ pub fn count_attachment(segment: &Segment, sizes: &Sizes) {
     }
 }
 
-/// Reader: a number that changes when a writer of ours attaches. It may also change when a v1
-/// writer puts long metadata there, so it is a hint and nothing more.
+/// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there
+/// too, which says the same.
 pub fn attachments(segment: &Segment, sizes: &Sizes) -> u64 {
     word(segment, sizes, hello::ATTACHMENTS).map_or(0, |word| word.load(Ordering::Acquire))
 }

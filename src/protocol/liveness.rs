@@ -12,7 +12,7 @@ use crate::sys::lock::LockFile;
 use crate::sys::process::Process;
 use crate::sys::shm::Segment;
 
-/// How long a v1 peer that no pid of ours shows may do nothing before it counts as dead. It is
+/// How long a v1 writer that no pid of ours shows may do nothing before it counts as dead. It is
 /// the time after which the other implementations look.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,10 +89,13 @@ impl Watch {
         if seen.process.is_some_and(|process| process.is_alive()) {
             return false;
         }
-        match hints.lock_file.and_then(LockFile::is_held) {
-            Some(held) => !held,
+        match hints.lock_file.map(LockFile::is_held) {
+            Some(Some(held)) => !held,
             // It was here and is no longer.
-            None if seen.process.is_some() => true,
+            _ if seen.process.is_some() => true,
+            // A reader whose lock file is elsewhere too: nothing tells that it is dead, and a
+            // second stream into its ring would break it.
+            Some(None) => false,
             // Never seen here. Who works without being seen is in another pid namespace, where
             // its pid says nothing to us; who does nothing gets some time.
             None => hints.progress == seen.progress && seen.since.elapsed() > PATIENCE,

@@ -67,7 +67,7 @@ impl BufferConfig {
             ));
         }
         Sizes::rounded(self.metadata_size, self.payload_size)
-            .ok_or_else(|| invalid("they are larger than any address space"))
+            .ok_or_else(|| invalid("the sizes are larger than any address space"))
     }
 }
 
@@ -229,10 +229,15 @@ impl Reader {
                 }
                 continue;
             }
-            // Acquire in `writer_state`: if the writer is gone, all its posts have been made, so a
-            // semaphore that is empty after this look says that all its frames have been read.
-            let state = shared.writer_state();
             let slice = waiting.slice();
+            // Acquire in both: if the writer is gone, all its posts have been made, so a semaphore
+            // that is empty after this look says that all its frames have been read. Whether a
+            // writer lives is only asked when a slice of time has passed without a post.
+            let state = if waited || slice.is_none() || !shared.has_writer() {
+                shared.writer_state()
+            } else {
+                WriterState::Connected { pid: 0 }
+            };
             let gone = matches!(state, WriterState::Closed | WriterState::Dead { .. });
             let sleep = if gone { None } else { slice };
             if sleep.is_some() && !std::mem::replace(&mut waited, true) {
@@ -293,7 +298,8 @@ impl Reader {
         }
         let found = ring::find(shared.sizes.payload, position.at, |at| shared.header(at));
         let found = match found {
-            Ok(found) if !announced && found.cost() > unread => return Ok(None),
+            // A post too many, or none at all, before the writer says that the frame is whole.
+            Ok(found) if unread != 0 && found.cost() > unread => return Ok(None),
             Ok(found) if found.sequence == position.next => found,
             // A new writer starts again at 1.
             Ok(found) if found.sequence == FIRST_SEQUENCE && position.new_writer_came() => found,
@@ -328,6 +334,10 @@ impl Reader {
         shared.note_read(&found);
         let ticket = shared.credits().hand_out(found.cost());
         drop(position);
+        if found.sequence == FIRST_SEQUENCE {
+            // While it lives: a writer that was never looked at is not known to be dead for long.
+            shared.writer_state();
+        }
         Ok(Some(Frame {
             view,
             sequence: found.sequence,
@@ -589,6 +599,11 @@ impl Shared {
             oieb.word(offset::PAYLOAD_READ_COUNT)
                 .fetch_add(1 + u64::from(found.marker), Ordering::Release);
         }
+    }
+
+    fn has_writer(&self) -> bool {
+        self.oieb()
+            .is_some_and(|oieb| oieb.word(offset::WRITER_PID).load(Ordering::Acquire) != 0)
     }
 
     fn writer_state(&self) -> WriterState {

@@ -1,5 +1,6 @@
 //! How long to wait, and how to end a wait early.
 
+use std::cell::OnceCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -91,12 +92,9 @@ impl<'a> Wait<'a> {
     }
 
     pub(crate) fn start(self) -> Waiting<'a> {
-        let now = Instant::now();
         Waiting {
             wait: self,
-            since: now,
-            // A time past the end of the clock is "without end".
-            deadline: self.timeout.and_then(|timeout| now.checked_add(timeout)),
+            since: OnceCell::new(),
         }
     }
 }
@@ -119,8 +117,8 @@ impl From<Option<Duration>> for Wait<'_> {
 /// A wait under way.
 pub(crate) struct Waiting<'a> {
     wait: Wait<'a>,
-    since: Instant,
-    deadline: Option<Instant>,
+    /// When it began to wait; what is there at once needs no clock.
+    since: OnceCell<Instant>,
 }
 
 impl Waiting<'_> {
@@ -128,13 +126,22 @@ impl Waiting<'_> {
         self.wait.interrupt.is_some_and(Interrupt::is_set)
     }
 
+    fn since(&self) -> Instant {
+        *self.since.get_or_init(Instant::now)
+    }
+
+    /// `None`: without end, which a time past the end of the clock is too.
+    fn deadline(&self) -> Option<Instant> {
+        self.since().checked_add(self.wait.timeout?)
+    }
+
     pub fn waited(&self) -> Duration {
-        self.since.elapsed()
+        self.since().elapsed()
     }
 
     /// How long the next sleep may be; `None` when the time is over.
     pub fn slice(&self) -> Option<Duration> {
-        match self.deadline {
+        match self.deadline() {
             None => Some(SLICE),
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -145,7 +152,7 @@ impl Waiting<'_> {
 
     /// Sleeps for at most `time` and at most to the deadline, or until interrupted.
     pub fn sleep(&self, time: Duration) {
-        let left = self.deadline.map_or(time, |deadline| {
+        let left = self.deadline().map_or(time, |deadline| {
             time.min(deadline.saturating_duration_since(Instant::now()))
         });
         match self.wait.interrupt {

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::buffer::{self, Attached, Names};
 use super::error::{Error, Result};
@@ -22,6 +22,9 @@ use crate::sys::shm::{Place, Segment};
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a writer that finds room makes sure that its reader is alive.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many posts of the reader a look for room takes at most. Writers before us may have left
 /// thousands of millions, which would take a minute in which nothing could interrupt us.
@@ -69,6 +72,10 @@ struct State {
     metadata_written: bool,
     /// Who holds a place that is neither committed nor dropped.
     reserved: Option<ThreadId>,
+    /// Threads that wait for that.
+    waiting: usize,
+    /// When the reader was last looked at.
+    looked: Instant,
     closed: bool,
 }
 
@@ -102,6 +109,8 @@ impl Writer {
                     sequence: FIRST_SEQUENCE,
                     metadata_written: false,
                     reserved: None,
+                    waiting: 0,
+                    looked: Instant::now(),
                     closed: false,
                 }),
                 unreserved: Condvar::new(),
@@ -207,7 +216,8 @@ impl Writer {
     /// Writes the metadata of the stream: once, and before the first frame.
     ///
     /// # Errors
-    /// [`Error::MetadataAlreadyWritten`], [`Error::MetadataTooLarge`], [`Error::Closed`].
+    /// [`Error::MetadataAlreadyWritten`], [`Error::MetadataTooLate`], [`Error::MetadataTooLarge`],
+    /// [`Error::Closed`].
     pub fn set_metadata(&self, metadata: &[u8]) -> Result<()> {
         let mut place = self.reserve_metadata(metadata.len() as u64)?;
         place.copy_from_slice(metadata);
@@ -224,6 +234,11 @@ impl Writer {
         shared.open(&state)?;
         if state.metadata_written {
             return Err(shared.metadata_written());
+        }
+        if state.sequence != FIRST_SEQUENCE {
+            return Err(Error::MetadataTooLate {
+                name: shared.name(),
+            });
         }
         let needed = len.saturating_add(METADATA_PREFIX_SIZE);
         if needed > shared.sizes.metadata {
@@ -282,6 +297,13 @@ impl Writer {
         let waiting = wait.into().start();
         let mut waited = false;
         let mut state = shared.state();
+        if state.looked.elapsed() > LOOK_INTERVAL {
+            // Also while there is room: a killed reader leaves it as it was.
+            state.looked = Instant::now();
+            drop(state);
+            shared.check_reader()?;
+            state = shared.state();
+        }
         loop {
             shared.open(&state)?;
             if state.reserved == Some(thread::current().id()) {
@@ -306,10 +328,12 @@ impl Writer {
                 }
             } else {
                 let slice = shared.next_slice(&waiting, total, 0)?;
+                state.waiting += 1;
                 (state, _) = shared
                     .unreserved
                     .wait_timeout(state, slice)
                     .unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
             }
         }
     }
@@ -520,8 +544,7 @@ impl Shared {
 
     fn publish(&self, placement: Placement, len: u64) -> Result<u64> {
         let mut state = self.state();
-        state.reserved = None;
-        self.unreserved.notify_one();
+        self.unreserve(&mut state);
         self.open(&state)?;
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let sequence = state.sequence;
@@ -561,9 +584,12 @@ impl Shared {
         }
     }
 
-    fn unreserve(&self) {
-        self.state().reserved = None;
-        self.unreserved.notify_one();
+    fn unreserve(&self, state: &mut State) {
+        state.reserved = None;
+        // Telling is a system call, also when nobody listens.
+        if state.waiting > 0 {
+            self.unreserved.notify_one();
+        }
     }
 
     fn close(&self) {
@@ -633,7 +659,8 @@ impl AsMut<[u8]> for Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.place.take().is_some() {
-            self.shared.unreserve();
+            let mut state = self.shared.state();
+            self.shared.unreserve(&mut state);
         }
     }
 }

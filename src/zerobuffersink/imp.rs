@@ -86,7 +86,7 @@ struct State {
 pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     state: Mutex<State>,
-    /// Set by unlock() without any lock, so that it never waits.
+    /// Set by unlock() without the locks above, so that it never waits for them.
     interrupt: Interrupt,
     counters: Counters,
 }

@@ -91,7 +91,7 @@ struct State {
 pub struct ZeroBufferSrc {
     settings: Mutex<Settings>,
     state: Mutex<State>,
-    /// Set by unlock() without any lock, so that it never waits.
+    /// Set by unlock() without the locks above, so that it never waits for them.
     interrupt: Interrupt,
     counters: Counters,
 }
@@ -136,7 +136,8 @@ impl ObjectImpl for ZeroBufferSrc {
                     .nick("Permissions")
                     .blurb(
                         "Permissions of the shared memory, the semaphores and the lock file, \
-                         whatever the umask (0600: only this user; 0666: all users)",
+                         whatever the umask (0600: only this user; 0666: all users); \
+                         the owner must be able to read and write",
                     )
                     .maximum(0o777)
                     .default_value(DEFAULT_PERMS)
