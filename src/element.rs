@@ -61,6 +61,8 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connection {
     pub waits: u64,
+    /// Frames that were counted as in place and were copied later, since they were held.
+    pub moved: u64,
     pub ring_used: u64,
     pub ring_size: u64,
     pub peer_pid: u64,
@@ -85,6 +87,13 @@ impl Counters {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Takes over what a connection counted, when it ends.
+    pub fn end(&self, connection: Connection) {
+        Self::add(&self.waits, connection.waits);
+        Self::add(&self.copied, connection.moved);
+        self.in_place.fetch_sub(connection.moved, Ordering::Relaxed);
+    }
+
     /// The `stats` property.
     pub fn structure(&self, name: &str, connection: Connection) -> gst::Structure {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -93,8 +102,11 @@ impl Counters {
             .field("bytes", get(&self.bytes))
             .field("dropped", get(&self.dropped))
             .field("waits", get(&self.waits) + connection.waits)
-            .field("in-place", get(&self.in_place))
-            .field("copied", get(&self.copied))
+            .field(
+                "in-place",
+                get(&self.in_place).saturating_sub(connection.moved),
+            )
+            .field("copied", get(&self.copied) + connection.moved)
             .field("ring-used", connection.ring_used)
             .field("ring-size", connection.ring_size)
             .field("peer-pid", connection.peer_pid)

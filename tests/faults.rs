@@ -177,6 +177,7 @@ fn fault_04_our_reader_goes_on_at_the_start_behind_a_tail_too_short_for_a_marker
         assert_eq!(*reader.read_frame(LONG).unwrap(), pattern(300, 3));
         assert_eq!(raw.get(raw::FREE), 1024, "the tail of {tail} came back");
         assert_eq!(raw.get(raw::READ_POS), 316);
+        assert_eq!(raw.get(raw::READ_COUNT), 3, "no marker was read in it");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
 use crate::sys::process::{self, Process};
 use crate::sys::sem::{self, Semaphore};
-use crate::sys::shm::{self, Role, Segment, ShmFile};
+use crate::sys::shm::{self, Segment, ShmFile};
 
 /// Longest name, in bytes: its semaphores' file names (`sem.sem-w-NAME`) must fit 255.
 pub const MAX_NAME_LEN: usize = 245;
@@ -263,7 +263,7 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
     } else {
         segment = usize::try_from(len)
             .map_err(|_| io::ErrorKind::OutOfMemory.into())
-            .and_then(|len| file.map(len, Role::Producer))
+            .and_then(|len| file.map(len))
             .map_err(|err| names.os("mapping the shared memory", err))?;
         let oieb = Oieb::of(&segment).ok_or_else(foreign)?;
         let first = oieb.get(offset::OIEB_SIZE_AND_VERSION);
@@ -335,7 +335,7 @@ fn fill(
             return Err(err);
         }
     };
-    let segment = match file.map(total as usize, Role::Consumer) {
+    let segment = match file.map(total as usize) {
         Ok(segment) => Arc::new(segment),
         Err(err) => {
             // The file went with the error; the names are ours by the lock file and the path.
@@ -373,7 +373,7 @@ fn new_semaphore(names: &Names, name: &str, mode: u32) -> Result<Semaphore> {
 /// The pid that the buffer of this name gives for its reader; 0 if there is none to be read.
 fn reader_pid(names: &Names) -> u64 {
     ShmFile::open(&names.name)
-        .and_then(|file| file.map(OIEB_SIZE as usize, Role::Producer))
+        .and_then(|file| file.map(OIEB_SIZE as usize))
         .ok()
         .and_then(|segment| Some(Oieb::of(&segment)?.get(offset::READER_PID)))
         .unwrap_or(0)
@@ -408,7 +408,7 @@ pub fn attach(names: &Names) -> Result<Attached> {
     }
     let len = usize::try_from(len).map_err(|_| names.corrupt("it is larger than memory"))?;
     let segment = file
-        .map(len, Role::Producer)
+        .map(len)
         .map_err(|err| names.os("mapping the shared memory", err))?;
     let segment = Arc::new(segment);
     let oieb = Oieb::of(&segment).ok_or_else(|| names.not_found())?;

@@ -36,6 +36,8 @@
 mod buffer;
 mod error;
 mod extension;
+#[doc(hidden)]
+pub mod handoff;
 pub mod layout;
 mod liveness;
 mod reader;

@@ -1,5 +1,6 @@
 //! The reading end: it makes the buffer, owns it, and lends out the frames in it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,14 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::buffer::{self, Created, Names, Owned};
 use super::error::{Error, Result};
 use super::extension::{self, WRITER_LOCK};
+use super::handoff;
 use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
 use super::liveness::{Hints, Watch};
-use super::ring::{self, Credits, Found, NoFrame, Ticket};
+use super::ring::{self, Credit, Credits, Fit, Found, NoFrame, Tails, Ticket};
 use super::wait::Wait;
 use crate::sys::opens::Opens;
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
-use crate::sys::shm::{Segment, View};
+use crate::sys::shm::Segment;
+use crate::sys::window::{Loan, LoanKey, Windows};
 
 /// How a buffer is made. The default is that of the other implementations: 1024 bytes for
 /// metadata, 1 MiB for frames; permissions 0600.
@@ -108,7 +111,14 @@ struct Shared {
     sem_read: Semaphore,
     writer: Watch,
     position: Mutex<Position>,
-    credits: Mutex<Credits>,
+    /// What frames are read through.
+    windows: Arc<Windows>,
+    held: Mutex<Held>,
+    /// Whether held frames leave the ring when the writer needs their room.
+    evacuates: AtomicBool,
+    /// Bytes of the largest frame so far, header included.
+    largest: AtomicU64,
+    evacuated: AtomicU64,
     lock_problem: Option<io::Error>,
     /// The objects, until closed.
     owned: Mutex<Option<Owned>>,
@@ -132,6 +142,33 @@ struct Position {
     writer_came: bool,
     /// The stream cannot be followed any more: (expected, found).
     broken: Option<Broken>,
+}
+
+/// Frames that were handed out and have not come back.
+#[derive(Debug, Default)]
+struct Held {
+    credits: Credits,
+    /// What was lent with them, the oldest first; also of frames that have come back before an
+    /// older one.
+    loans: VecDeque<(Ticket, LoanKey)>,
+}
+
+impl Held {
+    fn take_back(&mut self, ticket: Ticket) -> Credit {
+        let credit = self.credits.take_back(ticket);
+        self.oldest();
+        credit
+    }
+
+    /// The oldest frame that is held.
+    fn oldest(&mut self) -> Option<(Ticket, LoanKey)> {
+        while let Some((ticket, _)) = self.loans.front()
+            && !self.credits.holds(*ticket)
+        {
+            self.loans.pop_front();
+        }
+        self.loans.front().copied()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -159,6 +196,7 @@ impl Reader {
             opens,
             lock_problem,
         } = buffer::create(&names, sizes, config.permissions)?;
+        let windows = Arc::new(Windows::new(segment.clone()));
         Ok(Reader {
             shared: Arc::new(Shared {
                 names,
@@ -175,7 +213,11 @@ impl Reader {
                     writer_came: false,
                     broken: None,
                 }),
-                credits: Mutex::default(),
+                windows,
+                held: Mutex::default(),
+                evacuates: AtomicBool::new(false),
+                largest: AtomicU64::new(0),
+                evacuated: AtomicU64::new(0),
                 owned: Mutex::new(Some(owned)),
                 lock_problem,
                 closed: AtomicBool::new(false),
@@ -218,6 +260,7 @@ impl Reader {
         let shared = &self.shared;
         let waiting = wait.into().start();
         let mut waited = false;
+        let mut slices = 0;
         loop {
             if waiting.is_interrupted() {
                 return Err(Error::Interrupted);
@@ -242,6 +285,10 @@ impl Reader {
             let sleep = if gone { None } else { slice };
             if sleep.is_some() && !std::mem::replace(&mut waited, true) {
                 shared.waits.fetch_add(1, Ordering::Relaxed);
+            }
+            if shared.evacuates.load(Ordering::Relaxed) {
+                shared.make_room(slices)?;
+                slices += 1;
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
                 if let Some(frame) = self.take_frame(true)? {
@@ -323,23 +370,29 @@ impl Reader {
             }
         };
         let start = shared.sizes.payload_start() + found.end() - found.len;
-        let view = shared
-            .segment
-            .view(start as usize, found.len as usize)
-            .ok_or_else(|| shared.names.corrupt("a frame outside of the ring"))?;
+        let (start, len) = (start as usize, found.len as usize);
+        let bytes = match shared.windows.lend(start, len) {
+            Ok(loan) => Bytes::Lent(loan),
+            // So many laps are held that there is no further mapping for this one.
+            Err(_) => shared
+                .windows
+                .copy(start, len)
+                .map(Bytes::Copied)
+                .ok_or_else(|| shared.names.corrupt("a frame outside of the ring"))?,
+        };
         position.at = found.end();
         position.next = found.sequence.wrapping_add(1);
         position.writers += u64::from(found.sequence == FIRST_SEQUENCE);
         position.writer_came = true;
         shared.note_read(&found);
-        let ticket = shared.credits().hand_out(found.cost());
+        let ticket = shared.hand_out(&found, &bytes);
         drop(position);
         if found.sequence == FIRST_SEQUENCE {
             // While it lives: a writer that was never looked at is not known to be dead for long.
             shared.writer_state();
         }
         Ok(Some(Frame {
-            view,
+            bytes,
             sequence: found.sequence,
             ticket,
             shared: shared.clone(),
@@ -352,10 +405,9 @@ impl Reader {
     /// [`Error::Corrupt`] when its length makes no sense.
     pub fn metadata(&self) -> Result<Option<Vec<u8>>> {
         let shared = &self.shared;
-        // Acquire, with the Release in `Writer::commit_metadata`: the bytes are there.
+        // With the `announce` in `MetadataReservation::commit`: the bytes are there.
         let written = shared.oieb().map_or(0, |oieb| {
-            oieb.word(offset::METADATA_WRITTEN_BYTES)
-                .load(Ordering::Acquire)
+            handoff::look(oieb.word(offset::METADATA_WRITTEN_BYTES))
         });
         if written == 0 {
             return Ok(None);
@@ -426,7 +478,21 @@ impl Reader {
 
     /// Frames handed out and not yet given back to the writer.
     pub fn frames_held(&self) -> usize {
-        self.shared.credits().frames()
+        self.shared.held().credits.frames()
+    }
+
+    /// Whether frames that are held leave the ring when the writer needs their room (default: no,
+    /// the writer waits). A frame that leaves is copied and stays where it is in memory, with the
+    /// bytes that it has; so nobody who holds frames can stop the stream. It happens in
+    /// [`Reader::read_frame`], before that waits.
+    pub fn set_evacuation(&self, evacuate: bool) {
+        self.shared.evacuates.store(evacuate, Ordering::Relaxed);
+    }
+
+    /// Frames that were copied because somebody held them: out of the ring, or when they were read
+    /// because too many laps of the ring were held.
+    pub fn frames_copied(&self) -> u64 {
+        self.shared.evacuated.load(Ordering::Relaxed)
     }
 
     /// Bytes of the ring that are not free: frames written and not yet given back.
@@ -489,8 +555,8 @@ impl Shared {
         self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn credits(&self) -> MutexGuard<'_, Credits> {
-        self.credits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn oieb(&self) -> Option<Oieb<'_>> {
@@ -544,10 +610,10 @@ impl Shared {
     /// Whether the ring holds nothing that has not been handed out.
     fn is_empty(&self, at: u64) -> bool {
         let Some(oieb) = self.oieb() else { return true };
-        let write = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
+        let write = handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS));
         // Equal positions are an empty ring or a full one; the free bytes tell which.
         let size = self.sizes.payload;
-        let held = self.credits().bytes();
+        let held = self.held().credits.bytes();
         write % size == at % size && self.free_bytes().wrapping_add(held) == size
     }
 
@@ -556,7 +622,7 @@ impl Shared {
     fn unread(&self, at: u64) -> u64 {
         let size = self.sizes.payload;
         let write = self.oieb().map_or(at, |oieb| {
-            oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire)
+            handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS))
         });
         if write > size || write % size == at % size {
             0
@@ -573,10 +639,12 @@ impl Shared {
         let Some(oieb) = self.oieb() else { return };
         let position = self.position();
         // Locked: nothing is given back meanwhile.
-        let credits = self.credits();
+        let held = self.held();
         let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
         let now = free.load(Ordering::Acquire);
-        let used = self.unread(position.at).saturating_add(credits.bytes());
+        let used = self
+            .unread(position.at)
+            .saturating_add(held.credits.bytes());
         let Some(due) = self.sizes.payload.checked_sub(used) else {
             return;
         };
@@ -611,8 +679,7 @@ impl Shared {
             return WriterState::None;
         };
         let word = oieb.word(offset::WRITER_PID);
-        // Acquire, with the Release by which a writer closes; SeqCst for `close_if_unused`.
-        let mut pid = word.load(Ordering::SeqCst);
+        let mut pid = handoff::look_at_writer(word);
         if pid != 0 {
             let hints = Hints {
                 holds_lock: false,
@@ -663,25 +730,72 @@ impl Shared {
         }
     }
 
+    fn hand_out(&self, found: &Found, bytes: &Bytes) -> Ticket {
+        self.largest
+            .fetch_max(found.end() - found.at, Ordering::Relaxed);
+        let mut held = self.held();
+        let ticket = held.credits.hand_out(found.cost());
+        match bytes {
+            Bytes::Lent(loan) => held.loans.push_back((ticket, loan.key())),
+            // Its room can go back at once.
+            Bytes::Copied(_) => {
+                self.evacuated.fetch_add(1, Ordering::Relaxed);
+                self.give_back(held, ticket);
+            }
+        }
+        ticket
+    }
+
+    /// Before a wait for the writer: if it may itself be waiting for room that held frames take up,
+    /// moves frames out of the ring, the oldest first. At first until the largest frame so far
+    /// fits; in each further slice of time more, since the next frame may be larger.
+    fn make_room(&self, slices: u32) -> Result<()> {
+        let mut more = 1_u64.checked_shl(slices).unwrap_or(u64::MAX) - 1;
+        loop {
+            let mut held = self.held();
+            let Some((ticket, loan)) = held.oldest() else {
+                return Ok(());
+            };
+            if self.has_room() {
+                // A writer that waits has taken all our posts.
+                if more == 0 || self.sem_read.value().is_ok_and(|posts| posts > 0) {
+                    return Ok(());
+                }
+                more -= 1;
+            }
+            // Locked, so that the writer gets no room back whose bytes are still being copied.
+            let moved = self
+                .windows
+                .evacuate(loan)
+                .map_err(|err| self.names.os("moving a held frame out of the ring", err))?;
+            self.evacuated
+                .fetch_add(u64::from(moved), Ordering::Relaxed);
+            self.give_back(held, ticket);
+        }
+    }
+
+    /// Whether the writer has room for a frame of the largest size so far.
+    fn has_room(&self) -> bool {
+        let Some(oieb) = self.oieb() else { return true };
+        let size = self.sizes.payload;
+        let at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
+        let largest = self.largest.load(Ordering::Relaxed);
+        at > size
+            || ring::place(size, at, self.free_bytes(), largest, Tails::Followed) != Fit::Later
+    }
+
     fn release(&self, ticket: Ticket) {
-        // The lock also orders the last look at every frame of the credit before the store below,
-        // whichever thread it was made by.
-        let mut credits = self.credits();
-        let credit = credits.take_back(ticket);
+        self.give_back(self.held(), ticket);
+    }
+
+    fn give_back(&self, mut held: MutexGuard<'_, Held>, ticket: Ticket) {
+        let credit = held.take_back(ticket);
         if credit.frames == 0 || self.closed.load(Ordering::Acquire) {
             return;
         }
         if let Some(oieb) = self.oieb() {
-            // Release, with the Acquire of the writer's look at it: it may overwrite these bytes,
-            // and we have read them.
-            oieb.word(offset::PAYLOAD_FREE_BYTES)
-                .fetch_add(credit.bytes, Ordering::Release);
-        }
-        drop(credits);
-        for _ in 0..credit.frames {
-            // One a frame is the protocol. It cannot fail on an open semaphore, and there is
-            // nobody to tell: the writer looks at the free bytes anyway.
-            let _ = self.sem_read.post();
+            let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
+            handoff::give_back(held, credit, free, &self.sem_read);
         }
     }
 
@@ -702,6 +816,13 @@ impl Shared {
     }
 }
 
+/// Where the bytes of a frame are.
+#[derive(Debug)]
+enum Bytes {
+    Lent(Loan),
+    Copied(Box<[u8]>),
+}
+
 /// A frame in the ring. It is lent until it is dropped: then its room goes back to the writer, as
 /// soon as all frames before it have gone back too.
 ///
@@ -710,7 +831,7 @@ impl Shared {
 /// not can change them under your eyes, so copy before you check what must not change.
 #[derive(Debug)]
 pub struct Frame {
-    view: View,
+    bytes: Bytes,
     sequence: u64,
     ticket: Ticket,
     shared: Arc<Shared>,
@@ -727,7 +848,10 @@ impl Deref for Frame {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.view
+        match &self.bytes {
+            Bytes::Lent(loan) => loan,
+            Bytes::Copied(copy) => copy,
+        }
     }
 }
 

@@ -224,6 +224,15 @@ impl Credits {
         credit
     }
 
+    /// Whether this frame has neither been released nor given back.
+    pub fn holds(&self, ticket: Ticket) -> bool {
+        ticket
+            .0
+            .checked_sub(self.first)
+            .and_then(|at| self.held.get(usize::try_from(at).ok()?))
+            .is_some_and(|(_, released)| !released)
+    }
+
     /// Frames not given back.
     pub fn frames(&self) -> usize {
         self.held.len()
@@ -365,6 +374,7 @@ mod tests {
         let [a, b, c] = [10, 20, 30].map(|cost| credits.hand_out(cost));
         assert_eq!(credits.take_back(b), Credit::default());
         assert_eq!(credits.bytes(), 60);
+        assert!(credits.holds(a) && !credits.holds(b) && credits.holds(c));
         assert_eq!(
             credits.take_back(a),
             Credit {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::buffer::{self, Attached, Names};
 use super::error::{Error, Result};
 use super::extension::{Abilities, WRITER_LOCK};
+use super::handoff;
 use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
@@ -25,10 +26,6 @@ pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How many posts of the reader a look for room takes at most. Writers before us may have left
-/// thousands of millions, which would take a minute in which nothing could interrupt us.
-const DRAIN: u32 = 1024;
 
 /// How often, and how far apart, a reader that seems to have closed is looked at again.
 const CLOSED_TRIES: u32 = 20;
@@ -124,7 +121,7 @@ impl Writer {
         let shared = &writer.shared;
         if let Some(oieb) = shared.oieb() {
             let mut state = shared.state();
-            state.at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
+            state.at = handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS));
             state.metadata_written = oieb.get(offset::METADATA_WRITTEN_BYTES) > 0;
             if state.at > shared.sizes.payload {
                 let what = format!("the writer's position {} is outside of the ring", state.at);
@@ -417,17 +414,8 @@ impl Shared {
         if oieb.word(offset::READER_PID).load(Ordering::Acquire) == 0 {
             return Err(Error::ReaderClosed { name: self.name() });
         }
-        // A reader posts for each frame that it gives back; unless taken, the count only grows.
-        // Before the look at the free bytes: a post that comes after it ends the next wait.
-        for _ in 0..DRAIN {
-            if !self.try_wait_read()? {
-                break;
-            }
-        }
-        // Acquire, with the Release by which the reader gives back: it has read what we overwrite.
-        let free = oieb
-            .word(offset::PAYLOAD_FREE_BYTES)
-            .load(Ordering::Acquire);
+        let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
+            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
         let size = self.sizes.payload;
         if free > size {
             let what = format!("{free} free bytes in a ring of {size}");
@@ -450,12 +438,6 @@ impl Shared {
                 good_size: ring::good_size(len),
             }),
         }
-    }
-
-    fn try_wait_read(&self) -> Result<bool> {
-        self.sem_read
-            .try_wait()
-            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))
     }
 
     fn lend(
@@ -552,20 +534,14 @@ impl Shared {
             self.store_header(marker, 0, 0)?;
         }
         self.store_header(placement.at, len, sequence)?;
-        // Release: a reader may take these fields instead of the semaphore for its order. The free
-        // bytes first: should we die in between, the next writer finds too little room, not room
-        // that is taken.
-        oieb.word(offset::PAYLOAD_FREE_BYTES)
-            .fetch_sub(placement.cost(), Ordering::Release);
-        oieb.word(offset::PAYLOAD_WRITE_POS)
-            .store(placement.end(), Ordering::Release);
-        oieb.word(offset::PAYLOAD_WRITTEN_COUNT)
-            .fetch_add(1 + u64::from(placement.marker.is_some()), Ordering::Release);
+        let written = handoff::Written {
+            free: oieb.word(offset::PAYLOAD_FREE_BYTES),
+            write_pos: oieb.word(offset::PAYLOAD_WRITE_POS),
+            count: oieb.word(offset::PAYLOAD_WRITTEN_COUNT),
+        };
         state.at = placement.end();
         state.sequence = sequence.wrapping_add(1);
-        // Release in sem_post, with the Acquire in the reader's sem_wait: it sees all of the above.
-        self.sem_write
-            .post()
+        handoff::publish(&written, &self.sem_write, &placement)
             .map_err(|err| self.names.os("posting the semaphore", err))?;
         self.frames.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(len, Ordering::Relaxed);
@@ -600,14 +576,7 @@ impl Shared {
         state.closed = true;
         self.unreserved.notify_all();
         if let Some(oieb) = self.oieb() {
-            // Release, with the Acquire of the reader: who sees the 0 sees all our posts. Only if
-            // it is still ours; nothing is posted.
-            let _ = oieb.word(offset::WRITER_PID).compare_exchange(
-                process::id(),
-                0,
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
+            handoff::leave(oieb.word(offset::WRITER_PID), process::id());
         }
         // After the pid, so that a free lock under our pid means that we died.
         let _ = self.segment.file().unlock_byte(WRITER_LOCK);
@@ -693,9 +662,8 @@ impl MetadataReservation {
         }
         let written = METADATA_PREFIX_SIZE + len;
         oieb.set(offset::METADATA_FREE_BYTES, shared.sizes.metadata - written);
-        // Release, with the Acquire in `Reader::metadata`.
-        oieb.word(offset::METADATA_WRITTEN_BYTES)
-            .store(written, Ordering::Release);
+        // With the `look` in `Reader::metadata`.
+        handoff::announce(oieb.word(offset::METADATA_WRITTEN_BYTES), written);
         state.metadata_written = true;
         Ok(())
     }

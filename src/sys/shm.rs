@@ -122,7 +122,7 @@ impl ShmFile {
     }
 
     /// Maps `len` bytes. `EINVAL` if the object is smaller: touching past its end is a SIGBUS.
-    pub fn map(self, len: usize, role: Role) -> io::Result<Segment> {
+    pub fn map(self, len: usize) -> io::Result<Segment> {
         if self.len()? < len as u64 {
             return Err(Errno::EINVAL.into());
         }
@@ -130,7 +130,6 @@ impl ShmFile {
         Ok(Segment {
             file: self,
             map,
-            role,
             places: Mutex::new(Vec::new()),
         })
     }
@@ -153,24 +152,15 @@ fn byte_lock(byte: i64) -> libc::flock {
     }
 }
 
-/// What a process may do with the bytes beyond single loads and stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Hands out shared read-only [`View`]s.
-    Consumer,
-    /// Hands out exclusive [`Place`]s.
-    Producer,
-}
-
 /// A mapped shared memory object.
 ///
 /// Other processes may change any byte at any time, so single values are read and written with
-/// atomic operations only. [`View`] and [`Place`] lend slices; see there for what they promise.
+/// atomic operations only. [`Place`]s lend slices for writing, those for reading come from
+/// [`Windows`](super::window::Windows), through mappings of their own.
 #[derive(Debug)]
 pub struct Segment {
     file: ShmFile,
     map: MmapRaw,
-    role: Role,
     /// Ranges lent as [`Place`]s.
     places: Mutex<Vec<Range<usize>>>,
 }
@@ -184,6 +174,11 @@ impl Segment {
     /// Mapped bytes.
     pub fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// The first mapped byte.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.map.as_ptr()
     }
 
     fn contains(&self, start: usize, len: usize) -> bool {
@@ -244,19 +239,9 @@ impl Segment {
             .any(|range| range.start < start + len && start < range.end)
     }
 
-    /// Lends bytes for reading. `None` if they are not inside, or this is a producer's mapping.
-    pub fn view(self: &Arc<Self>, start: usize, len: usize) -> Option<View> {
-        (self.role == Role::Consumer && self.contains(start, len)).then(|| View {
-            segment: self.clone(),
-            start,
-            len,
-        })
-    }
-
-    /// Lends room for writing. `None` if it is not inside, is lent already, or this is a
-    /// consumer's mapping.
+    /// Lends room for writing. `None` if it is not inside or is lent already.
     pub fn place(self: &Arc<Self>, start: usize, len: usize) -> Option<Place> {
-        if self.role != Role::Producer || !self.contains(start, len) || self.is_lent(start, len) {
+        if !self.contains(start, len) || self.is_lent(start, len) {
             return None;
         }
         self.lent().push(start..start + len);
@@ -265,28 +250,6 @@ impl Segment {
             start,
             len,
         })
-    }
-}
-
-/// Bytes of a [`Segment`], lent for reading; they stay mapped as long as this lives.
-///
-/// This process never writes through a consumer's mapping while views exist, so to Rust the slice
-/// is immutable. A peer that breaks the protocol can still change the bytes: code that must not be
-/// fooled copies them first and then looks.
-#[derive(Debug)]
-pub struct View {
-    segment: Arc<Segment>,
-    start: usize,
-    len: usize,
-}
-
-impl Deref for View {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: `Segment::view` checked the bounds; the Arc keeps the mapping; a consumer's
-        // mapping lends no mutable slice, and its atomic stores go to words outside of views.
-        unsafe { slice::from_raw_parts(self.segment.map.as_ptr().add(self.start), self.len) }
     }
 }
 
@@ -330,38 +293,36 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn segment(role: Role) -> Arc<Segment> {
-        let name = format!("zb-unit-shm-{}-{role:?}", std::process::id());
+    fn segment(tag: &str) -> Arc<Segment> {
+        let name = format!("zb-unit-shm-{}-{tag}", std::process::id());
         let file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
         file.reserve(4096).unwrap();
-        Arc::new(file.map(4096, role).unwrap())
+        Arc::new(file.map(4096).unwrap())
     }
 
     #[test]
     fn places_are_exclusive_until_dropped() {
-        let producer = segment(Role::Producer);
-        let place = producer.place(100, 50).unwrap();
-        assert!(producer.place(149, 1).is_none());
+        let segment = segment("places");
+        let place = segment.place(100, 50).unwrap();
+        assert!(segment.place(149, 1).is_none());
         assert!(
-            !producer.store(120, b"x"),
+            !segment.store(120, b"x"),
             "a lent byte is not ours to store"
         );
-        assert!(producer.place(150, 1).is_some());
+        assert!(segment.place(150, 1).is_some());
         drop(place);
-        assert!(producer.place(149, 1).is_some());
-        assert!(producer.view(0, 1).is_none(), "a producer lends no views");
+        assert!(segment.place(149, 1).is_some());
     }
 
     #[test]
     fn nothing_outside_is_reachable() {
-        let consumer = segment(Role::Consumer);
-        assert!(consumer.view(4095, 1).is_some());
-        assert!(consumer.view(4095, 2).is_none());
-        assert!(consumer.view(usize::MAX, 2).is_none());
-        assert!(!consumer.load(4090, &mut [0; 8]));
-        assert!(!consumer.store(usize::MAX - 1, b"abc"));
-        assert!(consumer.place(0, 1).is_none(), "a consumer lends no places");
+        let segment = segment("outside");
+        assert!(segment.place(4095, 1).is_some());
+        assert!(segment.place(4095, 2).is_none());
+        assert!(segment.place(usize::MAX, 2).is_none());
+        assert!(!segment.load(4090, &mut [0; 8]));
+        assert!(!segment.store(usize::MAX - 1, b"abc"));
     }
 
     #[test]
@@ -370,6 +331,6 @@ mod tests {
         let file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
         file.reserve(100).unwrap();
-        assert!(file.map(101, Role::Consumer).is_err());
+        assert!(file.map(101).is_err());
     }
 }

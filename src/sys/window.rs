@@ -18,16 +18,23 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::shm::Segment;
 
-/// More mappings than this are not made: each costs address space, and whoever holds this many laps
-/// of a ring had better copy.
-const MOST_MAPPINGS: usize = 16;
+/// More mappings than this are not made: each takes address space and some of the 65530 areas that
+/// Linux allows a process (vm.max_map_count).
+const MOST_MAPPINGS: usize = 1024;
 
 /// Read-only mappings of one shared memory object, as many as loans and evacuations need.
 #[derive(Debug)]
 pub struct Windows {
     segment: Arc<Segment>,
     page: usize,
-    state: Mutex<Vec<Mapping>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mappings: Vec<Mapping>,
+    /// The id of the next loan.
+    next: u64,
 }
 
 #[derive(Debug)]
@@ -37,7 +44,6 @@ struct Mapping {
     lent: Vec<(u64, Range<usize>)>,
     /// Pages that are copies.
     evacuated: Vec<Range<usize>>,
-    next: u64,
 }
 
 /// A piece of address space, unmapped when dropped.
@@ -88,7 +94,6 @@ impl Mapping {
             area: Area::map(segment.len(), libc::PROT_READ, libc::MAP_SHARED, fd)?,
             lent: Vec::new(),
             evacuated: Vec::new(),
-            next: 0,
         })
     }
 
@@ -138,7 +143,7 @@ impl Windows {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, Vec<Mapping>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -161,9 +166,10 @@ impl Windows {
         }
         let pages = self.pages(start, len);
         let fd = self.segment.file().as_raw_fd();
-        let mut state = self.state();
+        let state = &mut *self.state();
+        let mappings = &mut state.mappings;
         let mut usable = None;
-        for (at, mapping) in state.iter_mut().enumerate() {
+        for (at, mapping) in mappings.iter_mut().enumerate() {
             if mapping.restore(&pages, fd)? {
                 usable = Some(at);
                 break;
@@ -171,15 +177,15 @@ impl Windows {
         }
         let mapping = match usable {
             Some(at) => at,
-            None if state.len() < MOST_MAPPINGS => {
-                state.push(Mapping::new(&self.segment)?);
-                state.len() - 1
+            None if mappings.len() < MOST_MAPPINGS => {
+                mappings.push(Mapping::new(&self.segment)?);
+                mappings.len() - 1
             }
             None => return Err(Errno::ENOMEM.into()),
         };
-        let chosen = &mut state[mapping];
-        let id = chosen.next;
-        chosen.next += 1;
+        let chosen = &mut mappings[mapping];
+        let id = state.next;
+        state.next += 1;
         chosen.lent.push((id, pages));
         let data = NonNull::new(chosen.area.at(start)).ok_or(Errno::EINVAL)?;
         Ok(Loan {
@@ -199,7 +205,7 @@ impl Windows {
     /// When there is no memory for the copy; then nothing has changed.
     pub fn evacuate(&self, key: LoanKey) -> io::Result<bool> {
         let mut state = self.state();
-        let Some(mapping) = state.get_mut(key.mapping) else {
+        let Some(mapping) = state.mappings.get_mut(key.mapping) else {
             return Ok(false);
         };
         let Some((_, pages)) = mapping.lent.iter().find(|(id, _)| *id == key.id) else {
@@ -252,10 +258,29 @@ impl Windows {
     }
 
     fn give_back(&self, key: LoanKey) {
-        let mut state = self.state();
-        if let Some(mapping) = state.get_mut(key.mapping) {
+        let mappings = &mut self.state().mappings;
+        if let Some(mapping) = mappings.get_mut(key.mapping) {
             mapping.lent.retain(|(id, _)| *id != key.id);
         }
+        // The first stays; the others go again, the last first, since loans know them by number.
+        while mappings.len() > 1 && mappings.last().is_some_and(|last| last.lent.is_empty()) {
+            mappings.pop();
+        }
+    }
+
+    /// A copy of bytes as they are now; `None` if they are not inside.
+    pub fn copy(&self, start: usize, len: usize) -> Option<Box<[u8]>> {
+        let end = start.checked_add(len)?;
+        if end > self.segment.len() {
+            return None;
+        }
+        let mut copy = vec![0; len].into_boxed_slice();
+        // SAFETY: inside the mapping of the segment, which lends no slices here; whatever others
+        // write there meanwhile, these are bytes.
+        unsafe {
+            ptr::copy_nonoverlapping(self.segment.as_ptr().add(start), copy.as_mut_ptr(), len);
+        }
+        Some(copy)
     }
 }
 
@@ -310,7 +335,7 @@ impl Drop for Loan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::shm::{Role, ShmFile};
+    use crate::sys::shm::ShmFile;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     const SIZE: usize = 40_000;
@@ -322,8 +347,8 @@ mod tests {
         file.reserve(SIZE as u64).unwrap();
         let peer = ShmFile::open(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
-        let peer = Arc::new(peer.map(SIZE, Role::Producer).unwrap());
-        let segment = Arc::new(file.map(SIZE, Role::Consumer).unwrap());
+        let peer = Arc::new(peer.map(SIZE).unwrap());
+        let segment = Arc::new(file.map(SIZE).unwrap());
         (peer, Arc::new(Windows::new(segment)))
     }
 
@@ -368,8 +393,8 @@ mod tests {
             last = loan.as_ptr();
             assert!(windows.evacuate(loan.key()).unwrap());
         }
-        assert_eq!(windows.state().len(), 1);
-        assert!(windows.state()[0].lent.is_empty());
+        assert_eq!(windows.state().mappings.len(), 1);
+        assert!(windows.state().mappings[0].lent.is_empty());
     }
 
     #[test]
@@ -386,6 +411,7 @@ mod tests {
         assert!(windows.lend(20_000, 10).is_ok(), "elsewhere there is room");
         let key = loans[3].key();
         drop(loans);
+        assert_eq!(windows.state().mappings.len(), 1);
         assert!(!windows.evacuate(key).unwrap());
         assert!(windows.lend(0, 10).is_ok());
         assert!(windows.lend(SIZE - 10, 11).is_err());

@@ -470,20 +470,25 @@ impl ZeroBufferSink {
         if let Some(writer) = writer {
             gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
             writer.close();
-            Counters::add(&self.counters.waits, writer.waits());
+            self.counters.end(connection(&writer));
         }
     }
 
     fn stats(&self) -> gst::Structure {
         let writer = self.state().writer.clone();
-        let connection = writer.map_or(Connection::default(), |writer| Connection {
-            waits: writer.waits(),
-            ring_used: writer.used_bytes(),
-            ring_size: writer.payload_size(),
-            peer_pid: writer.reader_pid(),
-        });
+        let connection = writer.map_or(Connection::default(), |writer| connection(&writer));
         self.counters
             .structure("application/x-zerobuffersink-stats", connection)
+    }
+}
+
+fn connection(writer: &Writer) -> Connection {
+    Connection {
+        waits: writer.waits(),
+        moved: 0,
+        ring_used: writer.used_bytes(),
+        ring_size: writer.payload_size(),
+        peer_pid: writer.reader_pid(),
     }
 }
 

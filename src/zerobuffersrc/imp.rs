@@ -332,6 +332,8 @@ impl ZeroBufferSrc {
         let config = BufferConfig::new(settings.metadata_size, settings.payload_size)
             .with_permissions(settings.perms);
         let reader = Reader::create(&name, &config).map_err(|err| element::message(&err))?;
+        // Whatever downstream holds on to, the writer never waits for it.
+        reader.set_evacuation(true);
         if let Some(err) = reader.lock_problem() {
             gst::warning!(CAT, imp = self, "No lock file for buffer {name}: {err}");
         }
@@ -350,7 +352,7 @@ impl ZeroBufferSrc {
         if let Some(reader) = reader {
             gst::info!(CAT, imp = self, "Closing buffer {}: {why}", reader.name());
             reader.close();
-            Counters::add(&self.counters.waits, reader.waits());
+            self.counters.end(connection(&reader));
         }
     }
 
@@ -468,16 +470,21 @@ impl ZeroBufferSrc {
 
     fn stats(&self) -> gst::Structure {
         let reader = self.state().reader.clone();
-        let connection = reader.map_or(Connection::default(), |reader| Connection {
-            waits: reader.waits(),
-            ring_used: reader.used_bytes(),
-            ring_size: reader.payload_size(),
-            peer_pid: match reader.writer() {
-                WriterState::Connected { pid } | WriterState::Dead { pid } => pid,
-                WriterState::None | WriterState::Closed => 0,
-            },
-        });
+        let connection = reader.map_or(Connection::default(), |reader| connection(&reader));
         self.counters
             .structure("application/x-zerobuffersrc-stats", connection)
+    }
+}
+
+fn connection(reader: &Reader) -> Connection {
+    Connection {
+        waits: reader.waits(),
+        moved: reader.frames_copied(),
+        ring_used: reader.used_bytes(),
+        ring_size: reader.payload_size(),
+        peer_pid: match reader.writer() {
+            WriterState::Connected { pid } | WriterState::Dead { pid } => pid,
+            WriterState::None | WriterState::Closed => 0,
+        },
     }
 }

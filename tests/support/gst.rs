@@ -81,7 +81,7 @@ impl Pipeline {
     /// The next message of these types.
     pub fn message(&self, types: &[gst::MessageType]) -> gst::Message {
         self.bus
-            .timed_pop_filtered(gst::ClockTime::from_seconds(120), types)
+            .timed_pop_filtered(gst::ClockTime::from_seconds(30), types)
             .expect("no message for two minutes")
     }
 
@@ -107,7 +107,7 @@ impl Pipeline {
     /// Waits for a change of state to be done.
     #[track_caller]
     pub fn reached(&self) {
-        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(120));
+        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(30));
         changed.unwrap();
     }
 
