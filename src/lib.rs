@@ -10,6 +10,8 @@
 
 #[cfg(feature = "plugin")]
 mod element;
+#[cfg(feature = "plugin")]
+mod memory;
 pub mod protocol;
 #[cfg(feature = "plugin")]
 mod stream_info;

@@ -293,6 +293,12 @@ fn fault_06_a_frame_that_fits_exactly_ends_where_the_ring_ends() {
         assert_eq!(raw.get(raw::FREE), 1024);
     }
     assert_eq!(raw.get(raw::WRITTEN_COUNT), 6, "no marker was needed");
+    // One byte more than fits.
+    for (i, len) in (6..).zip([500, 493]) {
+        writer.write_frame(&pattern(len, i)).unwrap();
+        assert_eq!(*reader.read_frame(LONG).unwrap(), pattern(len, i));
+    }
+    assert_eq!(raw.get(raw::WRITE_POS), 509, "wrapped");
     drop((reader, writer));
 
     let mut v1 = V1Reader::create(&name, 64, 1024);
@@ -499,8 +505,11 @@ fn fault_10_a_blocked_reader_notices_that_the_writer_closes_and_no_post_tells_it
         assert_eq!(first, 5);
         assert!(matches!(end, Err(Error::WriterClosed { .. })), "{end:?}");
     });
+    let next = Writer::attach(&name).unwrap();
+    next.write_frame(b"frame").unwrap();
+    drop(next);
     // A post without a frame is what v1 readers take for a broken stream.
-    assert_eq!(RawSem::open('w', &name).count(), 0);
+    assert_eq!(RawSem::open('w', &name).count(), 1);
 }
 
 #[test]
@@ -576,9 +585,17 @@ fn fault_11_a_v1_writer_whose_pid_is_unknown_here_is_not_dead() {
 }
 
 #[test]
-fn fault_11_a_v1_reader_of_another_user_is_alive() {
+fn fault_11_v1_peers_of_another_user_are_alive() {
     let name = Name::new("fault-11-user");
     let attach = |name: &str| {
+        let raw = raw::Raw::open(name);
+        raw.set(raw::WRITER_PID, 1);
+        let second = Writer::attach(name);
+        assert!(
+            matches!(second, Err(Error::WriterAlreadyConnected { .. })),
+            "{second:?}"
+        );
+        raw.set(raw::WRITER_PID, 0);
         let writer = Writer::attach(name).unwrap();
         assert!(writer.is_reader_connected());
         writer.write_frame(b"frame").unwrap();
@@ -591,7 +608,7 @@ fn fault_11_a_v1_reader_of_another_user_is_alive() {
     reader.raw.set(raw::READER_PID, 1);
     if is_root() {
         let nobody = Nobody::new();
-        let mut command = nobody.again("fault_11_a_v1_reader_of_another_user_is_alive", &name);
+        let mut command = nobody.again("fault_11_v1_peers_of_another_user_are_alive", &name);
         Running::start(&mut command).wait().expect_success();
     } else {
         attach(&name);
@@ -1107,7 +1124,7 @@ fn fault_18_a_writer_without_permission_learns_of_what_and_why() {
     let nobody = Nobody::new();
     for path in [&shm, &sem] {
         // Not even the owner, if that is not root.
-        fs::set_permissions(path, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
         let text = if is_root() {
             Running::start(&mut nobody.again(TEST, &name)).hear()
         } else {

@@ -202,6 +202,29 @@ fn a_frame_is_whole_when_it_is_read_and_read_when_it_is_overwritten() {
 }
 
 #[test]
+fn a_writer_that_found_no_room_is_woken_by_a_post_that_comes_with_room() {
+    loom::model(|| {
+        let buffer = Buffer::<1>::new();
+        buffer.write(1);
+        buffer.take();
+        let credits = Mutex::new(Credits::default());
+        let ticket = credits.lock().unwrap().hand_out(1);
+        let releasing = {
+            let buffer = buffer.clone();
+            thread::spawn(move || buffer.release(&credits, ticket))
+        };
+        // As in `Writer::reserve`, but with waits without end: a post that is lost is found out.
+        while buffer.room() == 0 {
+            while !buffer.sem_read.try_wait().unwrap() {
+                thread::yield_now();
+            }
+        }
+        buffer.store(2);
+        releasing.join().unwrap();
+    });
+}
+
+#[test]
 fn no_change_of_the_free_bytes_is_lost() {
     loom::model(|| {
         let buffer = Buffer::<2>::new();
@@ -290,9 +313,11 @@ fn a_writer_that_leaves_does_not_take_out_the_pid_of_the_next() {
             let buffer = buffer.clone();
             thread::spawn(move || handoff::leave(&buffer.writer_pid, 1))
         };
-        buffer.writer_pid.replace(1, 2, Ordering::AcqRel);
+        // One that takes the first for dead.
+        let taken = buffer.writer_pid.replace(1, 2, Ordering::AcqRel);
         leaving.join().unwrap();
-        assert_ne!(handoff::look_at_writer(&buffer.writer_pid), 1);
+        let pid = handoff::look_at_writer(&buffer.writer_pid);
+        assert_eq!(pid, if taken { 2 } else { 0 });
     });
 }
 

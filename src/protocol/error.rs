@@ -183,6 +183,9 @@ pub enum Error {
     /// A place was reserved and neither committed nor dropped.
     #[error("commit or drop the reserved frame before writing the next one")]
     ReservationPending,
+    /// A frame reserved after this one has been published before it.
+    #[error("a frame reserved after this one was published first: copy this one to a new place")]
+    OutOfOrder,
     /// The segment is of another version of the protocol.
     #[error("buffer '{name}' has protocol version {major}.x; this implementation speaks 1.x")]
     Version {

@@ -18,6 +18,9 @@ pub const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"ZBhello\x01");
 pub const FOLLOWS_TAILS: u64 = 1 << 0;
 /// Second word, bit 1: the reader holds the lock on byte 0 of the segment's file while it lives.
 pub const HOLDS_LOCK: u64 = 1 << 1;
+/// Second word, bit 2: the reader follows headers that skip: size 0, and as sequence number the
+/// bytes from the header on that hold nothing.
+pub const FOLLOWS_SKIPS: u64 = 1 << 2;
 
 mod hello {
     pub const MAGIC: u64 = 0x00;
@@ -44,6 +47,11 @@ impl Abilities {
         }
     }
 
+    /// Whether it follows headers that skip.
+    pub fn follows_skips(self) -> bool {
+        self.0 & FOLLOWS_SKIPS != 0
+    }
+
     /// Whether a free lock byte means that it is dead.
     pub fn holds_lock(self) -> bool {
         self.0 & HOLDS_LOCK != 0
@@ -64,7 +72,10 @@ fn word<'a>(segment: &'a Segment, sizes: &Sizes, field: u64) -> Option<&'a Atomi
 pub fn greet(segment: &Segment, sizes: &Sizes) {
     // Relaxed: the store that publishes the OIEB comes after and is a Release.
     if let Some(word) = word(segment, sizes, hello::ABILITIES) {
-        word.store(FOLLOWS_TAILS | HOLDS_LOCK, Ordering::Relaxed);
+        word.store(
+            FOLLOWS_TAILS | HOLDS_LOCK | FOLLOWS_SKIPS,
+            Ordering::Relaxed,
+        );
     }
     if let Some(word) = word(segment, sizes, hello::MAGIC) {
         word.store(HELLO_MAGIC, Ordering::Relaxed);

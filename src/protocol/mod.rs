@@ -43,6 +43,7 @@ mod liveness;
 mod reader;
 #[doc(hidden)]
 pub mod ring;
+mod slots;
 mod wait;
 mod writer;
 

@@ -143,10 +143,12 @@ pub enum NoFrame {
     Overlong(u64),
 }
 
+/// How many headers that skip the reader follows to one frame. Our writers need two.
+const MOST_SKIPS: u32 = 8;
+
 /// Reads the frame at `pos` (0 to `size`) of a ring whose headers `header` reads as (size,
 /// sequence). `header` is called once per place and what it returns is never trusted.
 pub fn find(size: u64, pos: u64, header: impl Fn(u64) -> (u64, u64)) -> Result<Found, NoFrame> {
-    let behind = size - pos;
     let mut found = Found {
         at: pos,
         waste: 0,
@@ -154,20 +156,36 @@ pub fn find(size: u64, pos: u64, header: impl Fn(u64) -> (u64, u64)) -> Result<F
         sequence: 0,
         marker: false,
     };
-    if behind >= FRAME_HEADER_SIZE {
-        (found.len, found.sequence) = header(pos);
-        found.marker = found.len == 0;
-    }
-    if found.len == 0 {
-        found.at = 0;
-        found.waste = behind;
-        (found.len, found.sequence) = header(0);
-    }
-    if found.len == 0 {
-        return Err(NoFrame::Empty);
+    let (mut wrapped, mut skips) = (false, 0);
+    loop {
+        let behind = size - found.at;
+        let marked = behind >= FRAME_HEADER_SIZE;
+        match if marked { header(found.at) } else { (0, 0) } {
+            // The end of the ring: a marker, a tail without room for one, or nothing.
+            (0, 0) if !wrapped => {
+                wrapped = true;
+                found.marker = marked;
+                found.waste += behind;
+                found.at = 0;
+            }
+            (0, 0) => return Err(NoFrame::Empty),
+            // From our own writers: room that holds nothing.
+            (0, skip) => {
+                skips += 1;
+                if skip < FRAME_HEADER_SIZE || skip > behind || skips > MOST_SKIPS {
+                    return Err(NoFrame::Overlong(skip));
+                }
+                found.waste += skip;
+                found.at += skip;
+            }
+            (len, sequence) => {
+                (found.len, found.sequence) = (len, sequence);
+                break;
+            }
+        }
     }
     match frame_total(found.len) {
-        Some(total) if total <= size - found.at => Ok(found),
+        Some(total) if total <= size - found.at && found.waste + total <= size => Ok(found),
         _ => Err(NoFrame::Overlong(found.len)),
     }
 }
@@ -366,6 +384,23 @@ mod tests {
         })
         .unwrap();
         assert_eq!((found.at, found.waste, found.cost()), (0, 15, 131));
+    }
+
+    #[test]
+    fn the_reader_follows_skips_and_only_sensible_ones() {
+        let header = |at| match at {
+            100 => (0, 50),
+            150 => (0, 0),
+            0 => (0, 32),
+            32 => (50, 7),
+            _ => panic!("no header at {at}"),
+        };
+        let found = find(1024, 100, header).unwrap();
+        assert_eq!((found.at, found.waste, found.len), (32, 924 + 32, 50));
+        for skip in [1, 15, 1025, u64::MAX] {
+            assert_eq!(find(1024, 0, |_| (0, skip)), Err(NoFrame::Overlong(skip)));
+        }
+        assert!(find(1 << 20, 0, |_| (0, 16)).is_err(), "not for ever");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The writing end: it attaches to a buffer that a reader made, and fills it.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -14,7 +14,8 @@ use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
 use super::liveness::{Hints, Watch};
-use super::ring::{self, Fit, Placement};
+use super::ring::{self, Fit};
+use super::slots::{SlotId, Slots};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
@@ -23,6 +24,9 @@ use crate::sys::shm::{Place, Segment};
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Alignment of the room that is lent ahead: enough for any vector instruction.
+const ALIGNMENT: u64 = 64;
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -63,8 +67,8 @@ struct Shared {
 /// Our own copies; what stands in the OIEB is for others.
 #[derive(Debug)]
 struct State {
-    /// Where the next frame goes on: 0 to the size of the ring.
-    at: u64,
+    /// Where the next frame goes on, and what is reserved from there on.
+    slots: Slots,
     sequence: u64,
     metadata_written: bool,
     /// Who holds a place that is neither committed nor dropped.
@@ -102,7 +106,7 @@ impl Writer {
                 sem_read,
                 reader,
                 state: Mutex::new(State {
-                    at: 0,
+                    slots: Slots::default(),
                     sequence: FIRST_SEQUENCE,
                     metadata_written: false,
                     reserved: None,
@@ -121,10 +125,11 @@ impl Writer {
         let shared = &writer.shared;
         if let Some(oieb) = shared.oieb() {
             let mut state = shared.state();
-            state.at = handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS));
+            let at = handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS));
+            state.slots = Slots::new(at);
             state.metadata_written = oieb.get(offset::METADATA_WRITTEN_BYTES) > 0;
-            if state.at > shared.sizes.payload {
-                let what = format!("the writer's position {} is outside of the ring", state.at);
+            if at > shared.sizes.payload {
+                let what = format!("the writer's position {at} is outside of the ring");
                 drop(state);
                 return Err(shared.names.corrupt(what));
             }
@@ -293,14 +298,9 @@ impl Writer {
         let total = ring::frame_total(len).unwrap_or(u64::MAX);
         let waiting = wait.into().start();
         let mut waited = false;
+        // Also while there is room: a killed reader leaves it as it was.
+        self.look_at_reader()?;
         let mut state = shared.state();
-        if state.looked.elapsed() > LOOK_INTERVAL {
-            // Also while there is room: a killed reader leaves it as it was.
-            state.looked = Instant::now();
-            drop(state);
-            shared.check_reader()?;
-            state = shared.state();
-        }
         loop {
             shared.open(&state)?;
             if state.reserved == Some(thread::current().id()) {
@@ -315,7 +315,12 @@ impl Writer {
                     continue;
                 }
                 match found? {
-                    Ok(placement) => return shared.lend(&mut state, placement, len),
+                    Ok(start) => {
+                        let mut lent = shared.lend(&mut state, start, len, total)?;
+                        lent.exclusive = true;
+                        state.reserved = Some(thread::current().id());
+                        return Ok(lent);
+                    }
                     Err(free) => {
                         drop(state);
                         shared.wait_for_room(&waiting, total, free, !waited)?;
@@ -333,6 +338,59 @@ impl Writer {
                 state.waiting -= 1;
             }
         }
+    }
+
+    /// Lends room for a frame of exactly `len` bytes ahead of time, aligned to 64 bytes: any number
+    /// may be lent at once, published in any order or dropped, and each keeps its bytes as long as
+    /// it lives, also after it was published. `None` when there is no room for that now, or the
+    /// reader does not know how ([`Writer::reserves_ahead`]).
+    ///
+    /// It leaves room for frames of the same size from [`Writer::reserve`], however long it lives.
+    pub fn reserve_ahead(&self, len: u64) -> Option<Reservation> {
+        let shared = &self.shared;
+        let total = ring::frame_total(len).filter(|_| len > 0 && self.reserves_ahead())?;
+        let oieb = shared.oieb()?;
+        let mut state = shared.state();
+        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+        if state.closed || reader == 0 {
+            return None;
+        }
+        // Acquire, with the Release in `handoff::give_back`: it has read what we overwrite.
+        let free = oieb
+            .word(offset::PAYLOAD_FREE_BYTES)
+            .load(Ordering::Acquire);
+        let size = shared.sizes.payload;
+        let mut taken = shared.taken();
+        let align = (shared.sizes.payload_start(), ALIGNMENT);
+        let start = state
+            .slots
+            .find(size, free.min(size), total, align, &taken)?;
+        taken.push(start..start + total);
+        if !Slots::leaves_room(size, total, &taken) {
+            return None;
+        }
+        shared.lend(&mut state, start, len, total).ok()
+    }
+
+    /// Whether [`Writer::reserve_ahead`] can work: the reader is one of ours.
+    pub fn reserves_ahead(&self) -> bool {
+        self.shared.abilities.follows_skips()
+    }
+
+    /// Makes sure that the reader is there, and now and then (every 50 ms) that it is alive: for
+    /// writers that only publish what was lent ahead.
+    ///
+    /// # Errors
+    /// [`Error::ReaderClosed`], [`Error::ReaderDead`].
+    pub fn look_at_reader(&self) -> Result<()> {
+        let mut state = self.shared.state();
+        if self.reader_pid() != 0 && state.looked.elapsed() <= LOOK_INTERVAL {
+            return Ok(());
+        }
+        state.looked = Instant::now();
+        drop(state);
+        self.shared.confirm_closed()?;
+        self.shared.check_reader()
     }
 
     /// Whether the reader is there, and alive.
@@ -408,8 +466,8 @@ impl Shared {
         Error::MetadataAlreadyWritten { name: self.name() }
     }
 
-    /// A place for a frame, or the free bytes that are too few for it.
-    fn find_place(&self, state: &State, len: u64, total: u64) -> Result<Result<Placement, u64>> {
+    /// The start of a slot for a frame, or the free bytes that are too few for it.
+    fn find_place(&self, state: &State, len: u64, total: u64) -> Result<Result<u64, u64>> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         if oieb.word(offset::READER_PID).load(Ordering::Acquire) == 0 {
             return Err(Error::ReaderClosed { name: self.name() });
@@ -421,8 +479,15 @@ impl Shared {
             let what = format!("{free} free bytes in a ring of {size}");
             return Err(self.names.corrupt(what));
         }
-        match ring::place(size, state.at, free, total, self.abilities.tails()) {
-            Fit::Now(placement) => Ok(Ok(placement)),
+        let taken = self.taken();
+        if total <= size && !(state.slots.is_empty() && taken.is_empty()) {
+            // Only for a reader that follows skips: nothing else is ever lent at this moment.
+            let start = state.slots.find(size, free, total, (0, 1), &taken);
+            return Ok(start.ok_or(free));
+        }
+        let at = state.slots.position();
+        match ring::place(size, at, free, total, self.abilities.tails()) {
+            Fit::Now(placement) => Ok(Ok(placement.at)),
             Fit::Later => Ok(Err(free)),
             Fit::TooLarge => Err(Error::FrameTooLarge {
                 name: self.name(),
@@ -434,7 +499,7 @@ impl Shared {
                 name: self.name(),
                 size: len,
                 payload_size: size,
-                position: state.at,
+                position: at,
                 good_size: ring::good_size(len),
             }),
         }
@@ -443,20 +508,34 @@ impl Shared {
     fn lend(
         self: &Arc<Self>,
         state: &mut State,
-        placement: Placement,
+        start: u64,
         len: u64,
+        total: u64,
     ) -> Result<Reservation> {
-        let start = self.sizes.payload_start() + placement.at + FRAME_HEADER_SIZE;
+        let content = self.sizes.payload_start() + start + FRAME_HEADER_SIZE;
         let place = self
             .segment
-            .place(start as usize, len as usize)
+            .place(content as usize, len as usize)
             .ok_or(Error::ReservationPending)?;
-        state.reserved = Some(thread::current().id());
         Ok(Reservation {
             place: Some(place),
-            placement,
+            slot: Some(state.slots.append(start, total)),
+            exclusive: false,
             shared: self.clone(),
         })
+    }
+
+    /// The slots of the ring whose content is lent, published or not.
+    fn taken(&self) -> Vec<Range<u64>> {
+        let start = self.sizes.payload_start();
+        let places = self.segment.places().into_iter();
+        places
+            // The metadata may be lent too.
+            .filter_map(|place| {
+                let content = (place.start as u64).checked_sub(start)?;
+                Some(content.checked_sub(FRAME_HEADER_SIZE)?..place.end as u64 - start)
+            })
+            .collect()
     }
 
     /// Sleeps until the reader gives something back, or for a slice of time.
@@ -524,14 +603,21 @@ impl Shared {
         Err(Error::ReaderClosed { name: self.name() })
     }
 
-    fn publish(&self, placement: Placement, len: u64) -> Result<u64> {
+    /// Publishes a slot; `None` if one behind it was published before it.
+    fn publish(&self, slot: SlotId, len: u64) -> Result<Option<u64>> {
         let mut state = self.state();
-        self.unreserve(&mut state);
         self.open(&state)?;
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let sequence = state.sequence;
+        let Some(lead) = state.slots.publish(self.sizes.payload, slot) else {
+            return Ok(None);
+        };
+        let placement = lead.placement;
         if let Some(marker) = placement.marker {
             self.store_header(marker, 0, 0)?;
+        }
+        for (at, bytes) in lead.skips.into_iter().flatten() {
+            self.store_header(at, 0, bytes)?;
         }
         self.store_header(placement.at, len, sequence)?;
         let written = handoff::Written {
@@ -539,13 +625,12 @@ impl Shared {
             write_pos: oieb.word(offset::PAYLOAD_WRITE_POS),
             count: oieb.word(offset::PAYLOAD_WRITTEN_COUNT),
         };
-        state.at = placement.end();
         state.sequence = sequence.wrapping_add(1);
         handoff::publish(&written, &self.sem_write, &placement)
             .map_err(|err| self.names.os("posting the semaphore", err))?;
         self.frames.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(len, Ordering::Relaxed);
-        Ok(sequence)
+        Ok(Some(sequence))
     }
 
     fn store_header(&self, at: u64, len: u64, sequence: u64) -> Result<()> {
@@ -583,13 +668,16 @@ impl Shared {
     }
 }
 
-/// Room in the ring for one frame, lent by [`Writer::reserve`].
+/// Room in the ring for one frame, lent by [`Writer::reserve`] or [`Writer::reserve_ahead`].
 #[derive(Debug)]
 #[must_use = "a frame that is not committed is not sent"]
 pub struct Reservation {
     /// `None` once committed.
     place: Option<Place>,
-    placement: Placement,
+    /// `None` once published.
+    slot: Option<SlotId>,
+    /// Whether others have to wait until it is published or dropped.
+    exclusive: bool,
     shared: Arc<Shared>,
 }
 
@@ -597,11 +685,42 @@ impl Reservation {
     /// Publishes the frame and returns its sequence number.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the writer was closed meanwhile.
+    /// [`Error::Closed`] when the writer was closed meanwhile; [`Error::OutOfOrder`].
     pub fn commit(mut self) -> Result<u64> {
+        let len = self.len() as u64;
+        let slot = self.slot.take();
         // The slice ends before the reader may see the bytes.
-        let len = self.place.take().map_or(0, |place| place.len() as u64);
-        self.shared.publish(self.placement, len)
+        drop(self.place.take());
+        self.publish_slot(slot, len)
+    }
+
+    /// Publishes the frame and returns its sequence number. If it was lent ahead it keeps the room:
+    /// its bytes stay as they are for as long as this lives, and must not be changed any more.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the writer was closed meanwhile; [`Error::OutOfOrder`] when a frame
+    /// reserved after this one has been published: it has to be copied to a place behind that.
+    pub fn publish(&mut self) -> Result<u64> {
+        let len = self.len() as u64;
+        let slot = self.slot.take();
+        if self.exclusive {
+            // Room that is kept can only be left out by a reader that follows skips.
+            drop(self.place.take());
+        }
+        self.publish_slot(slot, len)
+    }
+
+    fn publish_slot(&self, slot: Option<SlotId>, len: u64) -> Result<u64> {
+        let published = slot.map_or(Ok(None), |slot| self.shared.publish(slot, len));
+        if self.exclusive {
+            self.shared.unreserve(&mut self.shared.state());
+        }
+        published?.ok_or(Error::OutOfOrder)
+    }
+
+    /// Whether it was lent by this writer, and not yet published.
+    pub fn is_pending_for(&self, writer: &Writer) -> bool {
+        self.slot.is_some() && Arc::ptr_eq(&self.shared, &writer.shared)
     }
 }
 
@@ -627,9 +746,13 @@ impl AsMut<[u8]> for Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.place.take().is_some() {
+        drop(self.place.take());
+        if let Some(slot) = self.slot.take() {
             let mut state = self.shared.state();
-            self.shared.unreserve(&mut state);
+            state.slots.cancel(slot);
+            if self.exclusive {
+                self.shared.unreserve(&mut state);
+            }
         }
     }
 }

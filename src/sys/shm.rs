@@ -239,6 +239,11 @@ impl Segment {
             .any(|range| range.start < start + len && start < range.end)
     }
 
+    /// The ranges that are lent for writing.
+    pub fn places(&self) -> Vec<Range<usize>> {
+        self.lent().clone()
+    }
+
     /// Lends room for writing. `None` if it is not inside or is lent already.
     pub fn place(self: &Arc<Self>, start: usize, len: usize) -> Option<Place> {
         if !self.contains(start, len) || self.is_lent(start, len) {

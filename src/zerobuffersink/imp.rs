@@ -36,6 +36,7 @@ use gstreamer_video as gst_video;
 
 use super::OnFull;
 use crate::element::{self, Connection, Counters};
+use crate::memory::{self, Link, RingPool};
 use crate::protocol::{Error, Interrupt, Reservation, Wait, Writer};
 use crate::stream_info;
 
@@ -79,13 +80,16 @@ struct State {
     caps: Option<gst::Caps>,
     /// How raw video of these caps lies in memory by default.
     video: Option<gst_video::VideoInfo>,
-    writer: Option<Arc<Writer>>,
+    /// The reader has been told the caps.
+    announced: bool,
 }
 
 #[derive(Debug, Default)]
 pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     state: Mutex<State>,
+    /// The writer, while there is a reader; the pools that we propose look there too.
+    link: Link,
     /// Set by unlock() without the locks above, so that it never waits for them.
     interrupt: Interrupt,
     counters: Counters,
@@ -99,6 +103,12 @@ impl ObjectSubclass for ZeroBufferSink {
 }
 
 impl ObjectImpl for ZeroBufferSink {
+    fn constructed(&self) {
+        self.parent_constructed();
+        // It would keep room in the ring for a picture that nobody asks a sink without a window for.
+        self.obj().set_property("enable-last-sample", false);
+    }
+
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             vec![
@@ -254,7 +264,7 @@ impl BaseSinkImpl for ZeroBufferSink {
             ));
         }
         let mut state = self.state();
-        if state.writer.is_some() && state.caps.as_ref().is_some_and(|old| old != caps) {
+        if state.announced && state.caps.as_ref().is_some_and(|old| old != caps) {
             let old = state.caps.clone();
             drop(state);
             gst::element_imp_error!(
@@ -277,8 +287,26 @@ impl BaseSinkImpl for ZeroBufferSink {
         &self,
         query: &mut gst::query::Allocation,
     ) -> Result<(), gst::LoggableError> {
-        // Any strides will do: a frame is copied once, with its rows where they belong.
+        // Any strides will do: a frame that has others than the default is copied, with its rows
+        // where they belong.
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        let (caps, need_pool) = query.get_owned();
+        if let Some(caps) = caps.filter(|_| need_pool)
+            && let Some(video) = stream_info::raw_video(&caps)
+        {
+            // If the reader is there, upstream renders its first frame into the ring already. The
+            // caps are told with that frame; until then they may change.
+            let name = self.settings().buffer_name.clone().unwrap_or_default();
+            if self.link.get().is_none()
+                && let Ok(writer) = Writer::attach(&name)
+            {
+                self.attached(writer);
+            }
+            let pool = RingPool::new(self.link.clone(), &caps, &video)
+                .map_err(|err| gst::loggable_error!(CAT, "No pool for {caps}: {err}"))?;
+            let size = u32::try_from(video.size()).unwrap_or(u32::MAX);
+            query.add_allocation_pool(Some(&pool), size, 0, 0);
+        }
         Ok(())
     }
 
@@ -364,7 +392,11 @@ impl ZeroBufferSink {
         let Some(writer) = self.connect(&settings)? else {
             return Ok(false);
         };
+        writer.look_at_reader()?;
         let video = self.state().video.clone();
+        if self.send_in_place(buffer, video.as_ref(), &writer) {
+            return Ok(true);
+        }
         let wait = match settings.on_full {
             OnFull::Block => settings.wait(&self.interrupt),
             OnFull::Drop => Wait::no(),
@@ -404,14 +436,49 @@ impl ZeroBufferSink {
         Ok(true)
     }
 
+    /// Publishes a buffer that upstream has rendered straight into the ring. False if it is no such
+    /// buffer and has to be copied.
+    fn send_in_place(
+        &self,
+        buffer: &gst::BufferRef,
+        video: Option<&gst_video::VideoInfo>,
+        writer: &Writer,
+    ) -> bool {
+        let Some(video) = video.filter(|video| {
+            buffer.n_memory() == 1
+                && buffer.size() == video.size()
+                && !has_other_layout(buffer, video)
+        }) else {
+            return false;
+        };
+        match memory::publish(buffer.peek_memory(0), writer) {
+            Some(Ok(_)) => {
+                Counters::add(&self.counters.in_place, 1);
+                Counters::add(&self.counters.bytes, video.size() as u64);
+                true
+            }
+            Some(Err(err)) => {
+                gst::debug!(CAT, imp = self, "Copying: {err}");
+                false
+            }
+            None => false,
+        }
+    }
+
     /// The writer, attached if need be; `None` if there is no reader and no wait for one.
     fn connect(&self, settings: &Settings) -> Result<Option<Arc<Writer>>, Stop> {
-        let state = self.state();
-        if let Some(writer) = &state.writer {
-            return Ok(Some(writer.clone()));
+        let (caps, announced) = {
+            let state = self.state();
+            (state.caps.clone(), state.announced)
+        };
+        let caps = caps.as_deref();
+        if let Some(writer) = self.link.get() {
+            if announced || self.announce(&writer, caps)? {
+                self.state().announced = true;
+                return Ok(Some(writer));
+            }
+            self.disconnect("it has the metadata of another stream");
         }
-        let caps = state.caps.clone();
-        drop(state);
         let name = settings.buffer_name.clone().unwrap_or_default();
         let waiting = if settings.wait_for_connection {
             gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
@@ -419,11 +486,9 @@ impl ZeroBufferSink {
         } else {
             Wait::no()
         };
-        let attach = Writer::attach_wait_if(&name, waiting, |writer| {
-            self.announce(writer, caps.as_deref())
-        });
+        let attach = Writer::attach_wait_if(&name, waiting, |writer| self.announce(writer, caps));
         let writer = match attach {
-            Ok(writer) => Arc::new(writer),
+            Ok(writer) => self.attached(writer),
             Err(err) if !is_missing(&err) => return Err(err.into()),
             Err(_) if !settings.wait_for_connection => return Ok(None),
             Err(err) => {
@@ -436,14 +501,21 @@ impl ZeroBufferSink {
                 )));
             }
         };
+        self.state().announced = true;
+        Ok(Some(writer))
+    }
+
+    fn attached(&self, writer: Writer) -> Arc<Writer> {
+        let writer = Arc::new(writer);
         gst::info!(
             CAT,
             imp = self,
-            "Attached to {name}, reader's pid {}",
+            "Attached to {}, reader's pid {}",
+            writer.name(),
             writer.reader_pid()
         );
-        self.state().writer = Some(writer.clone());
-        Ok(Some(writer))
+        self.link.replace(Some(writer.clone()));
+        writer
     }
 
     /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
@@ -466,8 +538,8 @@ impl ZeroBufferSink {
     }
 
     fn disconnect(&self, why: &str) {
-        let writer = self.state().writer.take();
-        if let Some(writer) = writer {
+        self.state().announced = false;
+        if let Some(writer) = self.link.replace(None) {
             gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
             writer.close();
             self.counters.end(connection(&writer));
@@ -475,7 +547,7 @@ impl ZeroBufferSink {
     }
 
     fn stats(&self) -> gst::Structure {
-        let writer = self.state().writer.clone();
+        let writer = self.link.get();
         let connection = writer.map_or(Connection::default(), |writer| connection(&writer));
         self.counters
             .structure("application/x-zerobuffersink-stats", connection)

@@ -1,0 +1,137 @@
+//! The pool that the sink proposes to upstream: its buffers are room in the ring while there is a
+//! reader and room, and ordinary memory otherwise. It never blocks.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+
+use super::{Link, allocator};
+
+#[derive(Clone, Debug, Default)]
+struct Config {
+    size: usize,
+    /// The layout, if upstream wants it described in each buffer.
+    video: Option<gst_video::VideoInfo>,
+}
+
+mod imp {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    pub struct RingPool {
+        pub(super) link: OnceLock<Link>,
+        config: Mutex<Config>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for RingPool {
+        const NAME: &'static str = "GstZeroBufferRingPool";
+        type Type = super::RingPool;
+        type ParentType = gst::BufferPool;
+    }
+
+    impl ObjectImpl for RingPool {}
+    impl GstObjectImpl for RingPool {}
+
+    impl BufferPoolImpl for RingPool {
+        fn options() -> &'static [&'static str] {
+            &["GstBufferPoolOptionVideoMeta"]
+        }
+
+        fn set_config(&self, config: &mut gst::BufferPoolConfigRef) -> bool {
+            let Some((caps, size, ..)) = config.params() else {
+                return false;
+            };
+            let describe = config.has_option("GstBufferPoolOptionVideoMeta");
+            *self.config() = Config {
+                size: size as usize,
+                video: caps
+                    .filter(|_| describe)
+                    .and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok()),
+            };
+            self.parent_set_config(config)
+        }
+
+        fn start(&self) -> bool {
+            // The default would fill itself with ordinary memory.
+            true
+        }
+
+        fn acquire_buffer(
+            &self,
+            params: Option<&gst::BufferPoolAcquireParams>,
+        ) -> Result<gst::Buffer, gst::FlowError> {
+            let Config { size, video } = self.config().clone();
+            let writer = self.link.get().and_then(Link::get);
+            let place = writer.and_then(|writer| writer.reserve_ahead(size as u64));
+            let mut buffer = match place {
+                Some(place) => {
+                    let mut buffer = gst::Buffer::new();
+                    if let Some(buffer) = buffer.get_mut() {
+                        buffer.append_memory(allocator::wrap(place));
+                    }
+                    buffer
+                }
+                None => self.parent_acquire_buffer(params)?,
+            };
+            if let (Some(video), Some(buffer)) = (video, buffer.get_mut())
+                && buffer.meta::<gst_video::VideoMeta>().is_none()
+            {
+                let planes = video.n_planes() as usize;
+                let _ = gst_video::VideoMeta::add_full(
+                    buffer,
+                    gst_video::VideoFrameFlags::empty(),
+                    video.format(),
+                    video.width(),
+                    video.height(),
+                    &video.offset()[..planes],
+                    &video.stride()[..planes],
+                );
+            }
+            Ok(buffer)
+        }
+
+        fn release_buffer(&self, buffer: gst::Buffer) {
+            // A place in the ring is good for one frame; ordinary memory is used again.
+            if buffer.n_memory() == 1 && allocator::is_ring(buffer.peek_memory(0)) {
+                drop(buffer);
+            } else {
+                self.parent_release_buffer(buffer);
+            }
+        }
+    }
+
+    impl RingPool {
+        fn config(&self) -> MutexGuard<'_, Config> {
+            self.config.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
+
+glib::wrapper! {
+    pub struct RingPool(ObjectSubclass<imp::RingPool>)
+        @extends gst::BufferPool, gst::Object;
+}
+
+impl RingPool {
+    /// A pool for frames of these caps to whatever writer is behind the link at the time.
+    pub fn new(
+        link: Link,
+        caps: &gst::Caps,
+        video: &gst_video::VideoInfo,
+    ) -> Result<Self, glib::BoolError> {
+        let pool: Self = glib::Object::new();
+        // It is new, so the cell is empty.
+        let _ = pool.imp().link.set(link);
+        let size = u32::try_from(video.size())
+            .map_err(|_| glib::bool_error!("frames of {} bytes", video.size()))?;
+        let mut config = pool.config();
+        config.set_params(Some(caps), size, 0, 0);
+        pool.set_config(config)?;
+        Ok(pool)
+    }
+}
