@@ -266,9 +266,36 @@ fn knows_elements(file: &Source) -> Vec<String> {
 }
 
 #[test]
-fn the_protocol_knows_no_elements() {
-    check(&rust_files(&["src/protocol/"]), knows_elements);
+fn the_protocol_and_the_memory_know_no_elements() {
+    check(
+        &rust_files(&["src/protocol/", "src/memory/"]),
+        knows_elements,
+    );
     assert!(!find("a.rs", "use crate::element::Counters;", knows_elements).is_empty());
+}
+
+fn knows_memory(file: &Source) -> Vec<String> {
+    let code = code(&file.text);
+    let uses = (1..).zip(code.lines()).filter(|(_, line)| {
+        let line: String = line.split_whitespace().collect();
+        line.contains("crate::memory") || line.contains("crate::{") && line.contains("memory")
+    });
+    uses.map(|(number, _)| format!("{number}: knows crate::memory"))
+        .collect()
+}
+
+#[test]
+fn only_elements_know_the_memory() {
+    check(&rust_files(&["src/sys/", "src/protocol/"]), knows_memory);
+    for bad in [
+        "use crate::memory::Link;",
+        "use crate::{memory, sys};",
+        "crate::memory::publish(a, b)",
+    ] {
+        assert!(!find("a.rs", bad, knows_memory).is_empty(), "{bad}");
+    }
+    let good = "// crate::memory\nuse std::mem; let memory = 1;";
+    assert!(find("a.rs", good, knows_memory).is_empty());
 }
 
 fn goes_round_the_protocol(file: &Source) -> Vec<String> {
@@ -279,7 +306,12 @@ fn goes_round_the_protocol(file: &Source) -> Vec<String> {
 
 #[test]
 fn the_elements_know_the_operating_system_through_the_protocol_only() {
-    let elements = rust_files(&["src/zerobuffer", "src/element.rs", "src/stream_info.rs"]);
+    let elements = rust_files(&[
+        "src/zerobuffer",
+        "src/memory/",
+        "src/element.rs",
+        "src/stream_info.rs",
+    ]);
     check(&elements, goes_round_the_protocol);
 
     let rule = goes_round_the_protocol;

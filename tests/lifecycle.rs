@@ -69,9 +69,28 @@ fn pausing_while_blocked_on_a_full_ring_loses_nothing() {
 fn pausing_while_there_is_no_reader_loses_nothing() {
     let name = Name::new("pause-none");
     let sender = sender(&name, "", 10);
-    for _ in 0..5 {
+    sender.reached();
+    for _ in 0..20 {
         sender.set_state(gst::State::Paused);
+        sender.reached();
         sender.set_state(gst::State::Playing);
+        sender.reached();
+    }
+    let reader = reader(&name);
+    expect_frames(&reader, 0..10);
+    sender.no_error();
+}
+
+#[test]
+fn pausing_and_playing_faster_than_anybody_can_follow_blocks_nobody() {
+    let name = Name::new("pause-storm");
+    let sender = sender(&name, "", 10);
+    sender.reached();
+    let sink = sender.element("sink");
+    // The element alone: a pipeline would settle each change first.
+    for _ in 0..500 {
+        sink.set_state(gst::State::Paused).unwrap();
+        sink.set_state(gst::State::Playing).unwrap();
     }
     let reader = reader(&name);
     expect_frames(&reader, 0..10);

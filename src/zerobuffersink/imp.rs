@@ -4,6 +4,9 @@
 //! language) has made under `buffer-name`, sends the caps as metadata and each buffer as a frame.
 //! The end of the stream closes the buffer for this writer; the reader still gets every frame.
 //!
+//! It proposes a pool whose buffers are room in the ring: raw video that upstream renders into them
+//! is not copied. Everything else, and everything for a reader in another language, is copied once.
+//!
 //! While there is no reader it holds the stream, or drops (`wait-for-connection=false`); while the
 //! ring is full it holds the stream, or drops (`on-full=drop`). A reader that goes away is as if
 //! there had been none yet.
@@ -35,6 +38,7 @@ use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
 use super::OnFull;
+use super::pausing::Pausing;
 use crate::element::{self, Connection, Counters};
 use crate::memory::{self, Link, RingPool};
 use crate::protocol::{Error, Interrupt, Reservation, Wait, Writer};
@@ -90,8 +94,8 @@ pub struct ZeroBufferSink {
     state: Mutex<State>,
     /// The writer, while there is a reader; the pools that we propose look there too.
     link: Link,
-    /// Set by unlock() without the locks above, so that it never waits for them.
-    interrupt: Interrupt,
+    /// Needs none of the locks above, so that unlock() never waits for them.
+    pausing: Pausing,
     counters: Counters,
 }
 
@@ -196,6 +200,18 @@ impl ElementImpl for ZeroBufferSink {
         Some(&METADATA)
     }
 
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::PausedToPlaying => {
+                self.pausing.play(|| self.parent_change_state(transition))
+            }
+            _ => self.parent_change_state(transition),
+        }
+    }
+
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
             gst::PadTemplate::new(
@@ -215,7 +231,6 @@ impl BaseSinkImpl for ZeroBufferSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         element::checked_name(self.settings().buffer_name.as_deref())?;
         self.counters.reset();
-        self.interrupt.clear();
         Ok(())
     }
 
@@ -226,12 +241,12 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn unlock(&self) -> Result<(), gst::ErrorMessage> {
-        self.interrupt.set();
+        self.pausing.unlock();
         Ok(())
     }
 
     fn unlock_stop(&self) -> Result<(), gst::ErrorMessage> {
-        self.interrupt.clear();
+        self.pausing.unlock_stop();
         Ok(())
     }
 
@@ -326,6 +341,7 @@ impl BaseSinkImpl for ZeroBufferSink {
             return Ok(gst::FlowSuccess::Ok);
         }
         loop {
+            let seen = self.pausing.seen();
             match self.send(buffer) {
                 Ok(true) => {
                     Counters::add(&self.counters.frames, 1);
@@ -338,8 +354,10 @@ impl BaseSinkImpl for ZeroBufferSink {
                 }
                 // Pausing calls unlock() and is no flush: the frame goes on when we play again.
                 Err(Stop::Protocol(Error::Interrupted)) => {
-                    gst::debug!(CAT, imp = self, "Interrupted, waiting to play on");
-                    self.obj().wait_preroll()?;
+                    if self.pausing.must_wait(seen) {
+                        gst::debug!(CAT, imp = self, "Interrupted, waiting to play on");
+                        self.obj().wait_preroll()?;
+                    }
                 }
                 Err(Stop::Protocol(
                     err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
@@ -398,7 +416,7 @@ impl ZeroBufferSink {
             return Ok(true);
         }
         let wait = match settings.on_full {
-            OnFull::Block => settings.wait(&self.interrupt),
+            OnFull::Block => settings.wait(&self.pausing.interrupt),
             OnFull::Drop => Wait::no(),
         };
         let len = match &video {
@@ -482,7 +500,7 @@ impl ZeroBufferSink {
         let name = settings.buffer_name.clone().unwrap_or_default();
         let waiting = if settings.wait_for_connection {
             gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
-            settings.wait(&self.interrupt)
+            settings.wait(&self.pausing.interrupt)
         } else {
             Wait::no()
         };

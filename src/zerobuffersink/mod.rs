@@ -6,6 +6,7 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 
 mod imp;
+mod pausing;
 
 /// What happens to a frame for which the ring has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]

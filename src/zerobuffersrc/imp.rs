@@ -2,9 +2,10 @@
 //!
 //! It makes the buffer `buffer-name` and outputs each frame that a writer (`zerobuffersink`, or any
 //! ZeroBuffer writer in another language) puts into it, as read-only memory that is the ring
-//! itself. Its caps are those that the writer's metadata tells, or the property `caps` if it tells
-//! none. When the writer has gone and all its frames are out, the stream ends, or the next writer
-//! is waited for (`on-writer-exit=wait`).
+//! itself. Downstream may hold frames as long as it likes: when the writer needs their room, they
+//! are copied out of the ring and keep their address. Its caps are those that the writer's metadata
+//! tells, or the property `caps` if it tells none. When the writer has gone and all its frames are
+//! out, the stream ends, or the next writer is waited for (`on-writer-exit=wait`).
 //!
 //! ## Example launch line
 //!
