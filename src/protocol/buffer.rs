@@ -448,7 +448,7 @@ pub fn attach(names: &Names) -> Result<Attached> {
             },
         });
     }
-    claim_writer(names, &segment, oieb)?;
+    claim_writer(names, &segment, &sizes, oieb)?;
     // The reader may have closed while we came; `Reader::close_if_unused` looks for us after it has
     // stored its 0, we for its 0 after we have stored our pid (SeqCst, both), so one of us sees.
     if oieb.word(offset::READER_PID).load(Ordering::SeqCst) == 0 {
@@ -508,7 +508,7 @@ fn check(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {
 
 /// Makes this process the writer: the lock keeps our own writers apart, the compare-and-swap the
 /// others.
-fn claim_writer(names: &Names, segment: &Segment, oieb: Oieb) -> Result<()> {
+fn claim_writer(names: &Names, segment: &Segment, sizes: &Sizes, oieb: Oieb) -> Result<()> {
     let word = oieb.word(offset::WRITER_PID);
     let taken = |pid: u64| Error::WriterAlreadyConnected {
         name: names.name.clone(),
@@ -521,9 +521,14 @@ fn claim_writer(names: &Names, segment: &Segment, oieb: Oieb) -> Result<()> {
     }
     for _ in 0..TRIES {
         let pid = word.load(Ordering::Relaxed);
-        // Our own pid without the lock is that of a writer before us with the same pid.
-        if pid != 0 && pid != process::id() && Process::find(pid).is_some() {
+        // We have the lock, so a writer that would hold it is dead; and our own pid without the
+        // lock is that of a writer before us with the same pid.
+        let dead = pid == process::id() || extension::is_noted_writer(segment, sizes, pid);
+        if pid != 0 && !dead && Process::find(pid).is_some() {
             return Err(taken(pid));
+        }
+        if extension::abilities(segment, sizes) != Abilities::default() {
+            extension::note_writer(segment, sizes, process::id());
         }
         // Acquires what the writer before us stored until it stored 0 (`Writer::close`); SeqCst for
         // `attach`.

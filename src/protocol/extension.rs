@@ -26,6 +26,7 @@ mod hello {
     pub const MAGIC: u64 = 0x00;
     pub const ABILITIES: u64 = 0x08;
     pub const ATTACHMENTS: u64 = 0x10;
+    pub const WRITER: u64 = 0x18;
 }
 
 /// Byte of the segment's file that the reader locks.
@@ -104,6 +105,22 @@ pub fn count_attachment(segment: &Segment, sizes: &Sizes) {
         // semaphore anyway.
         word.fetch_add(1, Ordering::Release);
     }
+}
+
+/// Writer, with its lock, before it puts its pid into the OIEB; and 0 before it takes that out:
+/// says that the pid is that of a writer that holds the lock while it lives.
+pub fn note_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
+    if let Some(word) = word(segment, sizes, hello::WRITER) {
+        // Relaxed: the change of the pid in the OIEB comes after and is a Release.
+        word.store(pid, Ordering::Relaxed);
+    }
+}
+
+/// Whether the writer of this pid holds the lock while it lives.
+pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
+    pid != 0
+        && word(segment, sizes, hello::WRITER)
+            .is_some_and(|word| word.load(Ordering::Relaxed) == pid)
 }
 
 /// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there

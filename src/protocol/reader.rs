@@ -682,7 +682,7 @@ impl Shared {
         let mut pid = handoff::look_at_writer(word);
         if pid != 0 {
             let hints = Hints {
-                holds_lock: false,
+                holds_lock: extension::is_noted_writer(&self.segment, &self.sizes, pid),
                 progress: oieb.get(offset::PAYLOAD_WRITTEN_COUNT),
                 lock_file: None,
             };

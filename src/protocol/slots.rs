@@ -199,6 +199,8 @@ fn aligned(start: u64, from: u64, base: u64, align: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
+// One range that is lent, not the numbers in it.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{self, Attached, Names};
 use super::error::{Error, Result};
-use super::extension::{Abilities, WRITER_LOCK};
+use super::extension::{self, Abilities, WRITER_LOCK};
 use super::handoff;
 use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
@@ -661,6 +661,9 @@ impl Shared {
         state.closed = true;
         self.unreserved.notify_all();
         if let Some(oieb) = self.oieb() {
+            if extension::is_noted_writer(&self.segment, &self.sizes, process::id()) {
+                extension::note_writer(&self.segment, &self.sizes, 0);
+            }
             handoff::leave(oieb.word(offset::WRITER_PID), process::id());
         }
         // After the pid, so that a free lock under our pid means that we died.
