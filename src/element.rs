@@ -83,6 +83,11 @@ impl Counters {
         }
     }
 
+    /// Whether no frame has come yet.
+    pub fn is_new(&self) -> bool {
+        self.frames.load(Ordering::Relaxed) == 0 && self.dropped.load(Ordering::Relaxed) == 0
+    }
+
     pub fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
@@ -91,7 +96,12 @@ impl Counters {
     pub fn end(&self, connection: Connection) {
         Self::add(&self.waits, connection.waits);
         Self::add(&self.copied, connection.moved);
-        self.in_place.fetch_sub(connection.moved, Ordering::Relaxed);
+        // A frame copied at once was never counted as in place by who took it over.
+        let _ = self
+            .in_place
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                Some(count.saturating_sub(connection.moved))
+            });
     }
 
     /// The `stats` property.

@@ -404,6 +404,7 @@ fn impossible_sizes_and_permissions() {
             "larger than any address space",
         ),
         ("perms=0044", "reading and writing for the owner"),
+        ("caps=video/x-raw,width=[1,100]", "leaves a choice"),
     ] {
         let name = Name::new("sizes");
         let text = error_of(&format!(

@@ -258,3 +258,46 @@ fn a_library_user_who_did_not_ask_for_it_just_fills_the_ring() {
     writer.write_frame_wait(&[2; 1000], Duration::ZERO).unwrap();
     assert!(held.iter().all(|frame| frame[..] == [1; 1000]));
 }
+
+#[test]
+fn a_slow_stream_into_an_ordinary_sink_stays_in_place() {
+    // Longer between frames than any slice of a wait, and a last sample that is held.
+    let name = Name::new("slow");
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={} payload-size=1000000 ! fakesink",
+        &*name
+    ));
+    let sender = Pipeline::play(&format!(
+        "videotestsrc num-buffers=8 is-live=true \
+         ! video/x-raw,format=I420,width={WIDTH},height={HEIGHT},framerate=10/1 \
+         ! zerobuffersink buffer-name={}",
+        &*name
+    ));
+    sender.end();
+    receiver.end();
+    assert_eq!(receiver.stat("src", "in-place"), 8);
+}
+
+#[test]
+fn thousands_of_small_held_frames_are_no_problem() {
+    let name = Name::new("small");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 300_000)).unwrap();
+    reader.set_evacuation(true);
+    let writer = Writer::attach(&name).unwrap();
+    let mut held = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0..20_000 {
+                writer.write_frame_wait(&pattern(4000, i), LONG).unwrap();
+            }
+        });
+        for _ in 0..20_000 {
+            held.push(reader.read_frame(LONG).unwrap());
+        }
+    });
+    for (i, frame) in (0..).zip(&held) {
+        assert!(frame[..] == pattern(4000, i), "frame {i}");
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(maps.lines().count() < 20_000, "{}", maps.lines().count());
+}

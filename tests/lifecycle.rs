@@ -444,3 +444,100 @@ fn two_processes_meet_in_either_order() {
         name.assert_nothing_left();
     }
 }
+
+#[test]
+fn a_sink_that_is_no_longer_paused_is_no_longer_the_writer() {
+    let (old, new) = (Name::new("ready-old"), Name::new("ready-new"));
+    let (first, second) = (reader(&old), reader(&new));
+    let sender = sender(&old, "", 1);
+    expect_frames(&first, 0..1);
+    sender.set_state(gst::State::Ready);
+    assert!(matches!(
+        first.read_frame(LONG),
+        Err(Error::WriterClosed { .. })
+    ));
+    sender.element("sink").set_property("buffer-name", &*new);
+    sender.set_state(gst::State::Playing);
+    let frame = gst::Buffer::from_slice(pattern(1000, 7));
+    sender.appsrc("in").push_buffer(frame).unwrap();
+    expect_frames(&second, 7..8);
+}
+
+#[test]
+fn a_stream_without_frames_ends_too() {
+    for sending in ["fakesrc num-buffers=0", "videotestsrc num-buffers=0"] {
+        let name = Name::new("empty");
+        let receiver = Pipeline::play(&format!("zerobuffersrc buffer-name={} ! fakesink", &*name));
+        let sender = Pipeline::play(&format!(
+            "{sending} ! zerobuffersink buffer-name={}",
+            &*name
+        ));
+        sender.end();
+        receiver.end();
+    }
+}
+
+#[test]
+fn a_flush_before_the_end_is_due_does_not_close_the_stream() {
+    let name = Name::new("flushed-end");
+    let reader = reader(&name);
+    let sender = Pipeline::new(&format!(
+        "appsrc name=in format=time caps={TEST_CAPS} ! zerobuffersink name=sink buffer-name={}",
+        &*name
+    ));
+    let mut frame = gst::Buffer::from_slice(pattern(1000, 0));
+    frame.get_mut().unwrap().set_pts(gst::ClockTime::ZERO);
+    frame
+        .get_mut()
+        .unwrap()
+        .set_duration(gst::ClockTime::from_seconds(3600));
+    sender.appsrc("in").push_buffer(frame).unwrap();
+    sender.appsrc("in").end_of_stream().unwrap();
+    let pad = sender.element("sink").static_pad("sink").unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if info
+            .event()
+            .is_some_and(|event| event.type_() == gst::EventType::Eos)
+        {
+            ended.send(()).unwrap();
+        }
+        gst::PadProbeReturn::Ok
+    });
+    sender.set_state(gst::State::Playing);
+    expect_frames(&reader, 0..1);
+    // The sink waits for the end of that hour, or is about to; a flush ends the wait.
+    end.recv().unwrap();
+    assert!(pad.send_event(gst::event::FlushStart::new()));
+    assert!(pad.send_event(gst::event::FlushStop::new(false)));
+    let waited = reader.read_frame(std::time::Duration::from_millis(100));
+    assert!(matches!(waited, Err(Error::Timeout { .. })), "{waited:?}");
+    assert!(reader.is_writer_connected());
+}
+
+#[test]
+fn the_next_reader_may_get_other_caps() {
+    let name = Name::new("next-caps");
+    let first = reader(&name);
+    let sender = Pipeline::new(&format!(
+        "appsrc name=in format=time ! zerobuffersink name=sink sync=false buffer-name={}",
+        &*name
+    ));
+    let input = sender.appsrc("in");
+    let send = |caps: &str, seed| {
+        input.set_caps(Some(&gst::Caps::from_str(caps).unwrap()));
+        input
+            .push_buffer(gst::Buffer::from_slice(pattern(1000, seed)))
+            .unwrap();
+    };
+    send("application/x-one", 0);
+    sender.set_state(gst::State::Playing);
+    expect_frames(&first, 0..1);
+    drop(first);
+    let second = reader(&name);
+    send("application/x-two", 1);
+    expect_frames(&second, 1..2);
+    let metadata = String::from_utf8(second.metadata().unwrap().unwrap()).unwrap();
+    assert!(metadata.contains("application/x-two"), "{metadata}");
+    sender.no_error();
+}

@@ -383,3 +383,91 @@ fn a_flush_in_the_middle_leaves_nothing_behind() {
     receiver.no_error();
     sender.no_error();
 }
+
+#[test]
+fn what_upstream_still_has_when_the_sink_stops_touches_nobody_elses_frames() {
+    let name = Name::new("stale");
+    let bench = Bench::new(&name, "on-writer-exit=wait");
+    let (mut pending, sent) = (bench.acquire(1), bench.acquire(2));
+    let kept = sent.clone();
+    bench.push(sent);
+    bench.expect(2);
+    bench.sender.set_state(gst::State::Ready);
+    // The next writer uses the room.
+    let next = gstzerobuffer::Writer::attach_wait(&name, LONG).unwrap();
+    let size = bench.info.size();
+    if !next.is_metadata_written() {
+        next.set_metadata(CAPS.as_bytes()).unwrap();
+    }
+    next.write_frame(&pattern(size, 3)).unwrap();
+    pending
+        .get_mut()
+        .unwrap()
+        .map_writable()
+        .unwrap()
+        .fill(0xee);
+    next.write_frame(&pattern(size, 4)).unwrap();
+    bench.expect(3);
+    bench.expect(4);
+    assert!(kept.map_readable().unwrap()[..] == pattern(size, 2));
+    assert!(
+        pending
+            .map_readable()
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == 0xee)
+    );
+}
+
+#[test]
+fn a_writer_that_closes_leaves_what_it_lent_alone() {
+    let name = Name::new("stale-library");
+    let config = gstzerobuffer::BufferConfig::new(1024, 100_000);
+    let reader = gstzerobuffer::Reader::create(&name, &config).unwrap();
+    let first = gstzerobuffer::Writer::attach(&name).unwrap();
+    let mut exclusive = first.reserve(5000, LONG).unwrap();
+    let mut ahead = first.reserve_ahead(5000).unwrap();
+    exclusive.fill(7);
+    first.close();
+    assert!(matches!(
+        reader.read_frame(LONG),
+        Err(gstzerobuffer::Error::WriterClosed { .. })
+    ));
+    let second = gstzerobuffer::Writer::attach(&name).unwrap();
+    second.write_frame(&pattern(9000, 1)).unwrap();
+    let frame = reader.read_frame(LONG).unwrap();
+    ahead.fill(0xee);
+    assert!(exclusive.iter().all(|byte| *byte == 7));
+    exclusive.fill(0xdd);
+    assert!(frame[..] == pattern(9000, 1));
+    assert!(ahead.commit().is_err() && exclusive.commit().is_err());
+}
+
+#[test]
+fn a_pool_that_is_not_active_or_flushing_gives_nothing() {
+    let name = Name::new("inactive");
+    let bench = Bench::new(&name, "");
+    bench.pool.set_flushing(true);
+    assert_eq!(
+        bench.pool.acquire_buffer(None),
+        Err(gst::FlowError::Flushing)
+    );
+    bench.pool.set_flushing(false);
+    drop(bench.acquire(1));
+    bench.pool.set_active(false).unwrap();
+    assert_eq!(
+        bench.pool.acquire_buffer(None),
+        Err(gst::FlowError::Flushing)
+    );
+}
+
+#[test]
+fn the_readers_posts_are_taken_also_when_nothing_is_copied() {
+    let name = Name::new("posts");
+    let bench = Bench::new(&name, "");
+    for seed in 1..200 {
+        bench.push(bench.acquire(seed));
+        bench.expect(seed);
+    }
+    assert!(support::raw::RawSem::open('r', &name).count() < 20);
+}

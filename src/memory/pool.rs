@@ -1,6 +1,7 @@
 //! The pool that the sink proposes to upstream: its buffers are room in the ring while there is a
 //! reader and room, and ordinary memory otherwise. It never blocks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gst::glib;
@@ -25,6 +26,7 @@ mod imp {
     pub struct RingPool {
         pub(super) link: OnceLock<Link>,
         config: Mutex<Config>,
+        flushing: AtomicBool,
     }
 
     #[glib::object_subclass]
@@ -61,10 +63,23 @@ mod imp {
             true
         }
 
+        fn flush_start(&self) {
+            self.flushing.store(true, Ordering::SeqCst);
+            self.parent_flush_start();
+        }
+
+        fn flush_stop(&self) {
+            self.parent_flush_stop();
+            self.flushing.store(false, Ordering::SeqCst);
+        }
+
         fn acquire_buffer(
             &self,
             params: Option<&gst::BufferPoolAcquireParams>,
         ) -> Result<gst::Buffer, gst::FlowError> {
+            if !self.obj().is_active() || self.flushing.load(Ordering::SeqCst) {
+                return Err(gst::FlowError::Flushing);
+            }
             let Config { size, video } = self.config().clone();
             let writer = self.link.get().and_then(Link::get);
             let place = writer.and_then(|writer| writer.reserve_ahead(size as u64));

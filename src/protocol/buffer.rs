@@ -9,14 +9,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{SysconfVar, sysconf};
 
 use super::error::{Error, Result};
 use super::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
 use super::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, first_word, offset};
-use super::liveness::{Hints, Watch};
+use super::liveness::{Hints, Patience, Watch};
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
-use crate::sys::process::{self, Process};
+use crate::sys::process;
 use crate::sys::sem::{self, Semaphore};
 use crate::sys::shm::{self, Segment, ShmFile};
 
@@ -32,6 +36,11 @@ const TO_ATTACH: &str = "run both ends as the same user, or let the reader creat
 
 /// How often creation and attaching start over when objects change under them.
 const TRIES: usize = 100;
+
+/// How long a segment without content may be one that is being made, where no lock file tells, and
+/// how far apart it is looked at. Making one takes that long nowhere with the lock free.
+const UNFINISHED: Duration = Duration::from_secs(1);
+const UNFINISHED_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Whether `name` can be that of a buffer: 1 to [`MAX_NAME_LEN`] bytes, no slash, no zero byte,
 /// neither `.` nor `..`, and not starting with `sem.` (so that it is never a semaphore's file).
@@ -141,16 +150,26 @@ pub struct Owned {
     names: Names,
     segment: Arc<Segment>,
     /// Dropped, and by that removed, last: until then the name is ours.
-    _lock: Option<LockFile>,
+    lock: Option<LockFile>,
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        remove(&self.names, self.segment.file());
+        if self.segment.file().is_linked() {
+            remove(&self.names, self.segment.file());
+        // Somebody removed the segment by hand. With the lock file, and a file in the segment's
+        // place, the name is still ours, and with it what is left: the semaphores.
+        } else if self.lock.as_ref().is_some_and(LockFile::is_ours)
+            && let Ok(file) = ShmFile::create_new(&self.names.name)
+            && own(&self.names, &file).is_ok_and(|owned| owned)
+        {
+            remove(&self.names, &file);
+        }
     }
 }
 
-/// Removes the names, unless they are already another's.
+/// Removes the names, unless they are already another's. The caller has the reader's lock on the
+/// file, without which nobody removes a name.
 fn remove(names: &Names, file: &ShmFile) {
     if file.is_linked() {
         let _ = Semaphore::unlink(&names.sem_write);
@@ -186,7 +205,7 @@ pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
             owned: Owned {
                 names: names.clone(),
                 segment: segment.clone(),
-                _lock: lock,
+                lock,
             },
             segment,
             sem_write,
@@ -201,38 +220,83 @@ pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
 /// Makes the segment's file, with the reader's lock on it, removing one that nobody owns.
 fn claim(names: &Names, lock: Option<&LockFile>) -> Result<ShmFile> {
     let path = shm::path(&names.name);
-    for _ in 0..TRIES {
+    let mut unfinished: Option<(ShmFile, Instant)> = None;
+    let mut tries = 0;
+    while tries < TRIES {
         match ShmFile::create_new(&names.name) {
-            Ok(file) => {
-                return match file.try_lock_byte(READER_LOCK) {
-                    Ok(true) => Ok(file),
-                    // Somebody took the new file for a leftover and removes it.
-                    Ok(false) => Err(names.taken(0, "")),
-                    Err(err) => {
-                        remove(names, &file);
-                        Err(names.os("locking the shared memory", err))
-                    }
-                };
+            Ok(file) if own(names, &file)? => return Ok(file),
+            Ok(_) => {
+                tries += 1;
+                continue;
             }
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
             Err(err) => {
                 return Err(names.opening("creating the shared memory", &path, err, TO_CREATE));
             }
         }
-        let file = match ShmFile::open(&names.name) {
-            Ok(file) => file,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            Err(err) => {
-                return Err(names.opening("opening the shared memory", &path, err, TO_CREATE));
-            }
+        let open = || match ShmFile::open(&names.name) {
+            Ok(file) => Ok(Some(file)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(names.opening("opening the shared memory", &path, err, TO_CREATE)),
         };
-        take_over(names, lock, file)?;
+        let Some(file) = open()? else {
+            tries += 1;
+            continue;
+        };
+        // A file that has kept its name is the one that was just opened by it.
+        let since = unfinished.take_if(|(seen, _)| seen.is_linked());
+        let long = since
+            .as_ref()
+            .is_some_and(|(_, since)| since.elapsed() > UNFINISHED);
+        match take_over(names, lock, file, long)? {
+            Found::Nobodys => tries += 1,
+            Found::Unfinished => {
+                unfinished = match since {
+                    Some(since) => Some(since),
+                    None => open()?.map(|file| (file, Instant::now())),
+                };
+                thread::sleep(UNFINISHED_INTERVAL);
+            }
+        }
     }
     Err(names.taken(0, ""))
 }
 
-/// Removes a segment that is provably nobody's; an error that says whose it is otherwise.
-fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()> {
+/// Takes the reader's lock on a file that we have just made; false if somebody took it for a
+/// leftover and removed it before.
+fn own(names: &Names, file: &ShmFile) -> Result<bool> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock_byte(READER_LOCK) {
+            Ok(true) => return Ok(file.is_linked()),
+            // Somebody looks at it, for a moment. The file must not be removed without the lock:
+            // by then its name may be that of another's.
+            Ok(false) if start.elapsed() < UNFINISHED => thread::sleep(UNFINISHED_INTERVAL / 10),
+            Ok(false) => return Err(names.taken(0, "")),
+            Err(err) => {
+                remove(names, file);
+                return Err(names.os("locking the shared memory", err));
+            }
+        }
+    }
+}
+
+/// What a segment is that no reader owns.
+enum Found {
+    /// Removed.
+    Nobodys,
+    /// Perhaps being made, by somebody who has not come to take its lock.
+    Unfinished,
+}
+
+/// Removes a segment that is provably nobody's; an error that says whose it is otherwise. One that
+/// has been `unfinished` for long was left by a reader that died while it made it.
+fn take_over(
+    names: &Names,
+    lock: Option<&LockFile>,
+    file: ShmFile,
+    unfinished: bool,
+) -> Result<Found> {
     let pid = reader_pid(names);
     match file.try_lock_byte(READER_LOCK) {
         Ok(true) => {}
@@ -241,12 +305,14 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
     }
     // From here on no reader of ours owns this file, and only we may remove its name.
     if !file.is_linked() {
-        return Ok(());
+        return Ok(Found::Nobodys);
     }
     let len = file
         .len()
         .map_err(|err| names.os("asking for the size of the shared memory", err))?;
     let left_behind = lock.is_some_and(LockFile::was_left_behind);
+    // A reader that died while it made the buffer leaves its lock file too, where it can have one.
+    let abandoned = left_behind || (lock.is_none() && unfinished);
     let foreign = || {
         let path = shm::path(&names.name);
         names.corrupt(format!("{} exists and is something else", path.display()))
@@ -255,8 +321,11 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
     let _unmapped;
     let segment;
     if len < OIEB_SIZE {
-        // A reader that died while it made the buffer leaves a file of size 0 and its lock file.
-        if len != 0 || !left_behind {
+        // A reader that died while it made the buffer leaves a file of size 0.
+        if len == 0 && lock.is_none() && !abandoned {
+            return Ok(Found::Unfinished);
+        }
+        if len != 0 || !abandoned {
             return Err(foreign());
         }
         _unmapped = file;
@@ -267,7 +336,9 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
             .map_err(|err| names.os("mapping the shared memory", err))?;
         let oieb = Oieb::of(&segment).ok_or_else(foreign)?;
         let first = oieb.get(offset::OIEB_SIZE_AND_VERSION);
-        if first == 0 && left_behind {
+        if first == 0 && lock.is_none() && !abandoned {
+            return Ok(Found::Unfinished);
+        } else if first == 0 && abandoned {
             // As above, a few steps later.
         } else if let Ok(sizes) = check(names, oieb, segment.len()) {
             // A reader of ours would hold the lock that we have. A v1 reader would hold the lock
@@ -289,6 +360,7 @@ fn take_over(names: &Names, lock: Option<&LockFile>, file: ShmFile) -> Result<()
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(err),
         })
+        .map(|()| Found::Nobodys)
         .map_err(|err| {
             names.opening(
                 "removing the shared memory",
@@ -310,20 +382,30 @@ fn fill(
         let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
             why: "the sizes are larger than any address space".into(),
         })?;
+        let available = file.room();
+        let no_space = |needed| Error::NoSpace {
+            name: names.name.clone(),
+            needed,
+            available,
+        };
         file.reserve(total)
             .map_err(|err| match err.raw_os_error() {
-                Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => Error::NoSpace {
-                    name: names.name.clone(),
-                    needed: total,
-                    available: file.room(),
-                },
+                Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => no_space(total),
                 _ => names.os("reserving room in /dev/shm", err),
             })?;
         file.set_mode(mode)
             .map_err(|err| names.os("setting the permissions of the shared memory", err))?;
         // Before the OIEB is published: a writer that is quick must find them.
-        let sem_write = new_semaphore(names, &names.sem_write, mode)?;
-        let sem_read = new_semaphore(names, &names.sem_read, mode)?;
+        let semaphore = |name: &str| {
+            new_semaphore(name, mode).map_err(|err| match err.raw_os_error() {
+                // One takes a page.
+                Some(libc::ENOSPC | libc::ENOMEM) => {
+                    no_space(total.next_multiple_of(page()) + 2 * page())
+                }
+                _ => names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE),
+            })
+        };
+        let (sem_write, sem_read) = (semaphore(&names.sem_write)?, semaphore(&names.sem_read)?);
         // Before it is published too: every writer counts.
         let opens = Opens::of(&sem::path(&names.sem_write)).ok();
         Ok((total, sem_write, sem_read, opens))
@@ -360,14 +442,17 @@ fn fill(
 }
 
 /// A new semaphore in place of a leftover: the name of the buffer is ours, so its semaphores are.
-fn new_semaphore(names: &Names, name: &str, mode: u32) -> Result<Semaphore> {
-    let fail = |err| names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE);
+fn new_semaphore(name: &str, mode: u32) -> io::Result<Semaphore> {
     match Semaphore::unlink(name) {
-        Ok(()) => {}
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-        Err(err) => return Err(fail(err)),
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+        _ => {}
     }
-    Semaphore::create_new(name, mode).map_err(fail)
+    Semaphore::create_new(name, mode)
+}
+
+fn page() -> u64 {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    page.and_then(|size| size.try_into().ok()).unwrap_or(4096)
 }
 
 /// The pid that the buffer of this name gives for its reader; 0 if there is none to be read.
@@ -389,8 +474,9 @@ pub struct Attached {
     pub reader: Watch,
 }
 
-/// Finds a buffer, checks it, and makes this process its writer.
-pub fn attach(names: &Names) -> Result<Attached> {
+/// Finds a buffer, checks it, and makes this process its writer. Whoever tries again keeps the
+/// `patience`.
+pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
     let path = shm::path(&names.name);
     let file = ShmFile::open(&names.name).map_err(|err| match err.kind() {
         io::ErrorKind::NotFound => names.not_found(),
@@ -448,10 +534,13 @@ pub fn attach(names: &Names) -> Result<Attached> {
             },
         });
     }
-    claim_writer(names, &segment, &sizes, oieb)?;
+    claim_writer(names, &segment, &sizes, oieb, patience)?;
     // The reader may have closed while we came; `Reader::close_if_unused` looks for us after it has
     // stored its 0, we for its 0 after we have stored our pid (SeqCst, both), so one of us sees.
     if oieb.word(offset::READER_PID).load(Ordering::SeqCst) == 0 {
+        if abilities != Abilities::default() {
+            extension::note_writer(&segment, &sizes, 0);
+        }
         let _ = oieb.word(offset::WRITER_PID).compare_exchange(
             process::id(),
             0,
@@ -508,26 +597,48 @@ fn check(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {
 
 /// Makes this process the writer: the lock keeps our own writers apart, the compare-and-swap the
 /// others.
-fn claim_writer(names: &Names, segment: &Segment, sizes: &Sizes, oieb: Oieb) -> Result<()> {
+fn claim_writer(
+    names: &Names,
+    segment: &Arc<Segment>,
+    sizes: &Sizes,
+    oieb: Oieb,
+    patience: &mut Patience,
+) -> Result<()> {
     let word = oieb.word(offset::WRITER_PID);
-    let taken = |pid: u64| Error::WriterAlreadyConnected {
-        name: names.name.clone(),
-        pid: (pid != 0).then_some(pid),
+    let taken = || {
+        let pid = word.load(Ordering::Relaxed);
+        Err(Error::WriterAlreadyConnected {
+            name: names.name.clone(),
+            pid: (pid != 0).then_some(pid),
+        })
     };
+    // Whether nobody has the place, if none of ours holds the lock.
+    let mut is_free = |pid| {
+        pid == 0
+            || extension::is_noted_writer(segment, sizes, pid)
+            || patience.is_over(segment, pid, oieb.get(offset::PAYLOAD_WRITTEN_COUNT))
+    };
+    // First without the lock: the reader would see it held in the name of the writer that is there.
+    let held = segment.file().is_byte_locked(WRITER_LOCK);
+    let held = held.map_err(|err| names.os("asking for the lock of the shared memory", err))?;
+    if !held && !is_free(word.load(Ordering::Relaxed)) {
+        return taken();
+    }
     match segment.file().try_lock_byte(WRITER_LOCK) {
         Ok(true) => {}
-        Ok(false) => return Err(taken(word.load(Ordering::Relaxed))),
+        Ok(false) => {
+            *patience = Patience::default();
+            return taken();
+        }
         Err(err) => return Err(names.os("locking the shared memory", err)),
     }
+    let says_hello = extension::abilities(segment, sizes) != Abilities::default();
     for _ in 0..TRIES {
         let pid = word.load(Ordering::Relaxed);
-        // We have the lock, so a writer that would hold it is dead; and our own pid without the
-        // lock is that of a writer before us with the same pid.
-        let dead = pid == process::id() || extension::is_noted_writer(segment, sizes, pid);
-        if pid != 0 && !dead && Process::find(pid).is_some() {
-            return Err(taken(pid));
+        if !is_free(pid) {
+            break;
         }
-        if extension::abilities(segment, sizes) != Abilities::default() {
+        if says_hello {
             extension::note_writer(segment, sizes, process::id());
         }
         // Acquires what the writer before us stored until it stored 0 (`Writer::close`); SeqCst for
@@ -536,6 +647,11 @@ fn claim_writer(names: &Names, segment: &Segment, sizes: &Sizes, oieb: Oieb) -> 
         if swap.is_ok() {
             return Ok(());
         }
+        if says_hello {
+            extension::note_writer(segment, sizes, 0);
+        }
     }
-    Err(taken(word.load(Ordering::Relaxed)))
+    // Not only when the segment goes, which the `patience` may keep.
+    let _ = segment.file().unlock_byte(WRITER_LOCK);
+    taken()
 }

@@ -27,6 +27,7 @@ mod hello {
     pub const ABILITIES: u64 = 0x08;
     pub const ATTACHMENTS: u64 = 0x10;
     pub const WRITER: u64 = 0x18;
+    pub const WANTED: u64 = 0x20;
 }
 
 /// Byte of the segment's file that the reader locks.
@@ -121,6 +122,19 @@ pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
     pid != 0
         && word(segment, sizes, hello::WRITER)
             .is_some_and(|word| word.load(Ordering::Relaxed) == pid)
+}
+
+/// Writer: how many bytes it waits for, header included; 0 when it does not wait any more.
+pub fn want(segment: &Segment, sizes: &Sizes, bytes: u64) {
+    if let Some(word) = word(segment, sizes, hello::WANTED) {
+        // Relaxed: the reader only makes room by it, and looks again.
+        word.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Reader: how many bytes a writer of ours waits for.
+pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
+    word(segment, sizes, hello::WANTED).map_or(0, |word| word.load(Ordering::Relaxed))
 }
 
 /// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there

@@ -5,14 +5,14 @@
 //! a v1 reader its lock file), which is read with care. See `docs/protocol.md`, "Alive or dead".
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::sys::lock::LockFile;
-use crate::sys::process::Process;
+use crate::sys::process::{self, Process};
 use crate::sys::shm::Segment;
 
-/// How long a v1 writer that no pid of ours shows may do nothing before it counts as dead. It is
+/// How long a v1 writer whose pid is nobody's here may do nothing before it counts as dead. It is
 /// the time after which the other implementations look.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,7 +27,8 @@ pub struct Watch {
 struct Seen {
     pid: u64,
     since: Instant,
-    /// It was seen to hold its lock byte, so it is one of ours.
+    /// It said that it holds its lock byte. That the byte is locked does not say so: who wants
+    /// the place of a peer holds it for a moment too.
     locks: bool,
     /// It was seen in this pid namespace.
     process: Option<Process>,
@@ -38,7 +39,7 @@ struct Seen {
 /// What else is known of the peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hints<'a> {
-    /// It said that it holds its lock byte.
+    /// It says that it holds its lock byte while it lives.
     pub holds_lock: bool,
     /// A number that grows while it works.
     pub progress: u64,
@@ -69,17 +70,18 @@ impl Watch {
             *seen = Seen {
                 pid,
                 since: Instant::now(),
-                locks: hints.holds_lock,
+                locks: false,
                 process: Process::find(pid),
                 progress: hints.progress,
             };
         }
+        // It may say so later than it puts in its pid, and metadata may come to lie over it.
+        seen.locks |= hints.holds_lock;
         if segment
             .file()
             .is_byte_locked(self.lock_byte)
             .unwrap_or(false)
         {
-            seen.locks = true;
             return false;
         }
         if seen.locks {
@@ -100,5 +102,55 @@ impl Watch {
             // its pid says nothing to us; who does nothing gets some time.
             None => hints.progress == seen.progress && seen.since.elapsed() > PATIENCE,
         }
+    }
+}
+
+/// What one that wants the place of a v1 writer knows of it, from one try to the next.
+#[derive(Debug, Default)]
+pub struct Patience {
+    stranger: Option<Stranger>,
+}
+
+/// A writer whose pid says nothing here.
+#[derive(Debug)]
+struct Stranger {
+    segment: Arc<Segment>,
+    pid: u64,
+    since: Instant,
+    progress: u64,
+}
+
+impl Patience {
+    /// Whether the v1 writer that put `pid` into the OIEB counts as dead: its process is not here,
+    /// and it has done nothing for as long as we know of it, 5 seconds at least.
+    pub fn is_over(&mut self, segment: &Arc<Segment>, pid: u64, progress: u64) -> bool {
+        // Our own pid is that of a writer before us, or of one in another pid namespace.
+        if pid != process::id() && Process::find(pid).is_some() {
+            self.stranger = None;
+            return false;
+        }
+        match &self.stranger {
+            // A segment that has kept its name is the one that was opened by it.
+            Some(seen)
+                if (seen.pid, seen.progress) == (pid, progress)
+                    && seen.segment.file().is_linked() =>
+            {
+                seen.since.elapsed() > PATIENCE
+            }
+            _ => {
+                self.stranger = Some(Stranger {
+                    segment: segment.clone(),
+                    pid,
+                    since: Instant::now(),
+                    progress,
+                });
+                false
+            }
+        }
+    }
+
+    /// Whether time may bring the place: its writer is not known to be alive.
+    pub fn is_needed(&self) -> bool {
+        self.stranger.is_some()
     }
 }

@@ -13,12 +13,16 @@ use super::handoff;
 use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
 use super::liveness::{Hints, Watch};
 use super::ring::{self, Credit, Credits, Fit, Found, NoFrame, Tails, Ticket};
-use super::wait::Wait;
+use super::wait::{Wait, Waiting};
 use crate::sys::opens::Opens;
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
 use crate::sys::shm::Segment;
 use crate::sys::window::{Loan, LoanKey, Windows};
+
+/// After how many slices of time (a second) without a frame a v1 writer may be waiting for more room
+/// than its frames so far needed.
+const LONG_SILENCE: u32 = 50;
 
 /// How a buffer is made. The default is that of the other implementations: 1024 bytes for
 /// metadata, 1 MiB for frames; permissions 0600.
@@ -287,7 +291,7 @@ impl Reader {
                 shared.waits.fetch_add(1, Ordering::Relaxed);
             }
             if shared.evacuates.load(Ordering::Relaxed) {
-                shared.make_room(slices)?;
+                shared.make_room(&waiting, slices);
                 slices += 1;
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
@@ -747,41 +751,52 @@ impl Shared {
     }
 
     /// Before a wait for the writer: if it may itself be waiting for room that held frames take up,
-    /// moves frames out of the ring, the oldest first. At first until the largest frame so far
-    /// fits; in each further slice of time more, since the next frame may be larger.
-    fn make_room(&self, slices: u32) -> Result<()> {
-        let mut more = 1_u64.checked_shl(slices).unwrap_or(u64::MAX) - 1;
-        loop {
+    /// moves frames out of the ring, the oldest first.
+    fn make_room(&self, waiting: &Waiting, slices: u32) {
+        // A writer of ours tells what it waits for. Of others we know what their frames were like,
+        // and when nothing has come for long from one that has taken all our posts, and little is
+        // free, that its next frame may be larger than that.
+        let mut more = 0;
+        if slices >= LONG_SILENCE && self.free_bytes() < self.sizes.payload / 2 {
+            more = 1_u64.checked_shl(slices - LONG_SILENCE).unwrap_or(u64::MAX);
+        }
+        // A frame is moved with the lock held, but only one.
+        while !waiting.is_interrupted() {
             let mut held = self.held();
             let Some((ticket, loan)) = held.oldest() else {
-                return Ok(());
+                return;
             };
             if self.has_room() {
-                // A writer that waits has taken all our posts.
                 if more == 0 || self.sem_read.value().is_ok_and(|posts| posts > 0) {
-                    return Ok(());
+                    return;
                 }
                 more -= 1;
             }
-            // Locked, so that the writer gets no room back whose bytes are still being copied.
-            let moved = self
-                .windows
-                .evacuate(loan)
-                .map_err(|err| self.names.os("moving a held frame out of the ring", err))?;
-            self.evacuated
-                .fetch_add(u64::from(moved), Ordering::Relaxed);
-            self.give_back(held, ticket);
+            // The writer gets no room back whose bytes are still being copied.
+            match self.windows.evacuate(loan) {
+                Ok(moved) => {
+                    self.evacuated
+                        .fetch_add(u64::from(moved), Ordering::Relaxed);
+                    self.give_back(held, ticket);
+                }
+                // No memory: it stays, and the writer waits until it is released.
+                Err(_) => return,
+            }
         }
     }
 
-    /// Whether the writer has room for a frame of the largest size so far.
+    /// Whether the writer has room for the frame that it waits for, or else for one of the largest
+    /// size so far.
     fn has_room(&self) -> bool {
         let Some(oieb) = self.oieb() else { return true };
         let size = self.sizes.payload;
         let at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
-        let largest = self.largest.load(Ordering::Relaxed);
-        at > size
-            || ring::place(size, at, self.free_bytes(), largest, Tails::Followed) != Fit::Later
+        let needed = match extension::wanted(&self.segment, &self.sizes) {
+            0 => self.largest.load(Ordering::Relaxed),
+            wanted => wanted,
+        };
+        let free = self.free_bytes();
+        at > size || ring::place(size, at, free, needed, Tails::Followed) != Fit::Later
     }
 
     fn release(&self, ticket: Ticket) {

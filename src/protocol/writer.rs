@@ -13,7 +13,7 @@ use super::handoff;
 use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
-use super::liveness::{Hints, Watch};
+use super::liveness::{Hints, Patience, Watch};
 use super::ring::{self, Fit};
 use super::slots::{SlotId, Slots};
 use super::wait::{Wait, Waiting};
@@ -88,6 +88,10 @@ impl Writer {
     /// [`Error::ReaderDead`] when there is no reader (yet); [`Error::WriterAlreadyConnected`];
     /// [`Error::Permission`]; [`Error::Version`] and [`Error::Corrupt`] when it is something else.
     pub fn attach(name: &str) -> Result<Self> {
+        Self::try_attach(name, &mut Patience::default())
+    }
+
+    fn try_attach(name: &str, patience: &mut Patience) -> Result<Self> {
         let names = Names::new(name)?;
         let Attached {
             segment,
@@ -96,7 +100,7 @@ impl Writer {
             sem_write,
             sem_read,
             reader,
-        } = buffer::attach(&names)?;
+        } = buffer::attach(&names, patience)?;
         let writer = Writer {
             shared: Arc::new(Shared {
                 names,
@@ -140,8 +144,10 @@ impl Writer {
     /// Attaches as soon as there is a reader.
     ///
     /// # Errors
-    /// As [`Writer::attach`], but while there is no reader it waits; [`Error::Interrupted`]; when
-    /// the time is over, the reason why it could not attach.
+    /// As [`Writer::attach`], but while there is no reader it waits, and also while the buffer has a
+    /// writer of another implementation whose process cannot be seen from here: that one counts as
+    /// dead when it has done nothing for 5 seconds. [`Error::Interrupted`]; when the time is over,
+    /// the reason why it could not attach.
     pub fn attach_wait<'a>(name: &str, wait: impl Into<Wait<'a>>) -> Result<Self> {
         Self::attach_wait_if(name, wait, |_| Ok(true))
     }
@@ -157,11 +163,14 @@ impl Writer {
         suits: impl Fn(&Writer) -> Result<bool>,
     ) -> Result<Self> {
         let waiting = wait.into().start();
+        let mut patience = Patience::default();
         loop {
-            let err = match Self::attach(name).and_then(|writer| Ok((suits(&writer)?, writer))) {
+            let attached = Self::try_attach(name, &mut patience);
+            let err = match attached.and_then(|writer| Ok((suits(&writer)?, writer))) {
                 Ok((true, writer)) => return Ok(writer),
                 Ok((false, writer)) => writer.shared.metadata_written(),
                 Err(err) if err.is_no_reader() => err,
+                Err(err @ Error::WriterAlreadyConnected { .. }) if patience.is_needed() => err,
                 Err(err) => return Err(err),
             };
             if waiting.is_interrupted() {
@@ -355,10 +364,8 @@ impl Writer {
         if state.closed || reader == 0 {
             return None;
         }
-        // Acquire, with the Release in `handoff::give_back`: it has read what we overwrite.
-        let free = oieb
-            .word(offset::PAYLOAD_FREE_BYTES)
-            .load(Ordering::Acquire);
+        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
+        let free = handoff::look_for_room(free, &shared.sem_read).ok()?;
         let size = shared.sizes.payload;
         let mut taken = shared.taken();
         let align = (shared.sizes.payload_start(), ALIGNMENT);
@@ -544,10 +551,16 @@ impl Shared {
         if first {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
-        let posted = self
-            .sem_read
-            .wait_timeout(slice)
-            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
+        let ours = self.abilities != Abilities::default();
+        if ours {
+            extension::want(&self.segment, &self.sizes, total);
+        }
+        let posted = self.sem_read.wait_timeout(slice);
+        if ours {
+            extension::want(&self.segment, &self.sizes, 0);
+        }
+        let posted =
+            posted.map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
         if posted { Ok(()) } else { self.check_reader() }
     }
 
@@ -660,9 +673,20 @@ impl Shared {
         }
         state.closed = true;
         self.unreserved.notify_all();
-        if let Some(oieb) = self.oieb() {
-            if extension::is_noted_writer(&self.segment, &self.sizes, process::id()) {
-                extension::note_writer(&self.segment, &self.sizes, 0);
+        let mut again = None;
+        if !self.segment.places().is_empty() {
+            // What is still lent must neither be seen by the reader from now on nor be changed by
+            // the next writer. It takes along its pages, where our pid may lie.
+            again = self.segment.again().ok();
+            if again.is_none() || self.segment.keep_places().is_err() {
+                // No memory: then nobody else may write here before the last of it is gone.
+                return;
+            }
+        }
+        let segment = again.as_ref().unwrap_or(&self.segment);
+        if let Some(oieb) = Oieb::of(segment) {
+            if extension::is_noted_writer(segment, &self.sizes, process::id()) {
+                extension::note_writer(segment, &self.sizes, 0);
             }
             handoff::leave(oieb.word(offset::WRITER_PID), process::id());
         }
@@ -736,8 +760,12 @@ impl Deref for Reservation {
 }
 
 impl DerefMut for Reservation {
+    /// Nothing once it is published: the reader looks at the bytes.
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.place.as_deref_mut().unwrap_or_default()
+        match (&mut self.place, self.slot) {
+            (Some(place), Some(_)) => place,
+            _ => &mut [],
+        }
     }
 }
 
@@ -781,6 +809,11 @@ impl MetadataReservation {
         shared.open(&state)?;
         if state.metadata_written {
             return Err(shared.metadata_written());
+        }
+        if state.sequence != FIRST_SEQUENCE {
+            return Err(Error::MetadataTooLate {
+                name: shared.name(),
+            });
         }
         let oieb = shared.oieb().ok_or_else(|| shared.names.not_found())?;
         if !shared.segment.store(OIEB_SIZE as usize, &len.to_le_bytes()) {

@@ -86,6 +86,11 @@ impl LockFile {
         self.left_behind
     }
 
+    /// Whether it still is the file at its path.
+    pub fn is_ours(&self) -> bool {
+        is_at(&self.file, &self.path)
+    }
+
     /// Whether anybody holds the lock on `path`; `None` if there is no such file to ask.
     pub fn is_held(path: &Path) -> Option<bool> {
         match open(path).ok()?.try_lock_shared() {
@@ -99,7 +104,7 @@ impl LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         // Remove before unlocking, and only what is ours.
-        if is_at(&self.file, &self.path) {
+        if self.is_ours() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Where Linux keeps POSIX shared memory. Only texts and permissions use it; the objects
 /// themselves are reached through `shm_open`.
@@ -244,6 +245,55 @@ impl Segment {
         self.lent().clone()
     }
 
+    /// Takes what is lent for writing out of the shared memory: from then on it is this process's
+    /// own, at the same address and with the same bytes, and others may use the room. The words and
+    /// bytes of this mapping that share a page with it are no longer shared either.
+    ///
+    /// The room must still be ours alone when this is called. Whoever writes to it meanwhile loses
+    /// nothing.
+    ///
+    /// # Errors
+    /// When there is no memory for the copies; the places before are done.
+    pub fn keep_places(&self) -> io::Result<()> {
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+        let page = page.and_then(|size| usize::try_from(size).ok());
+        let page = page.unwrap_or(4096);
+        for place in self.lent().iter() {
+            let start = place.start / page * page;
+            let end = place.end.next_multiple_of(page);
+            // SAFETY: replaces pages of our own mapping by private ones of the same file at the same
+            // offset, in one step of the kernel: what was written before is in the file's pages and
+            // so in the private ones, what is written after goes there. Slices that are lent stay
+            // valid, since address, bytes and rights are the same.
+            let mapped = unsafe {
+                libc::mmap(
+                    self.map.as_mut_ptr().add(start).cast(),
+                    end - start,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_FIXED,
+                    self.file.as_raw_fd(),
+                    start as libc::off_t,
+                )
+            };
+            if mapped == libc::MAP_FAILED {
+                return Err(Errno::last().into());
+            }
+            // A private page is a copy from its first change on, which this is: nothing is added.
+            for at in (start..end.min(self.len())).step_by(page) {
+                self.byte(at).fetch_or(0, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another mapping of the same object.
+    pub fn again(&self) -> io::Result<Segment> {
+        let file = ShmFile {
+            file: self.file.file.try_clone()?,
+        };
+        file.map(self.len())
+    }
+
     /// Lends room for writing. `None` if it is not inside or is lent already.
     pub fn place(self: &Arc<Self>, start: usize, len: usize) -> Option<Place> {
         if !self.contains(start, len) || self.is_lent(start, len) {
@@ -328,6 +378,33 @@ mod tests {
         assert!(segment.place(usize::MAX, 2).is_none());
         assert!(!segment.load(4090, &mut [0; 8]));
         assert!(!segment.store(usize::MAX - 1, b"abc"));
+    }
+
+    #[test]
+    fn what_is_lent_can_be_kept_when_the_memory_goes_on() {
+        let name = format!("zb-unit-keep-{}", std::process::id());
+        let file = ShmFile::create_new(&name).unwrap();
+        ShmFile::unlink(&name).unwrap();
+        file.reserve(20_000).unwrap();
+        let segment = Arc::new(file.map(20_000).unwrap());
+        let other = Arc::new(segment.again().unwrap());
+        let mut first = segment.place(100, 5_000).unwrap();
+        let second = segment.place(15_000, 5_000).unwrap();
+        first.fill(1);
+        assert!(other.store(15_000, &[2; 5_000]));
+        segment.keep_places().unwrap();
+        assert!(other.store(0, &[9; 20_000]));
+        assert!(first.iter().all(|byte| *byte == 1));
+        assert!(second.iter().all(|byte| *byte == 2));
+        first.fill(3);
+        let mut bytes = [0; 5_000];
+        assert!(other.load(100, &mut bytes));
+        assert!(
+            bytes.iter().all(|byte| *byte == 9),
+            "it is no longer shared"
+        );
+        assert!(segment.load(8_192, &mut bytes[..100]), "this page still is");
+        assert!(bytes[..100].iter().all(|byte| *byte == 9));
     }
 
     #[test]

@@ -22,6 +22,10 @@ use super::shm::Segment;
 /// Linux allows a process (vm.max_map_count).
 const MOST_MAPPINGS: usize = 1024;
 
+/// Once so many copies stand in mappings, new loans are refused: each is an area of its own, and
+/// there are 65530 for all that the process does.
+const MOST_COPIES: usize = 4096;
+
 /// Read-only mappings of one shared memory object, as many as loans and evacuations need.
 #[derive(Debug)]
 pub struct Windows {
@@ -101,16 +105,18 @@ impl Mapping {
         self.lent.iter().any(|(_, lent)| overlap(lent, pages))
     }
 
-    /// Makes these pages shared again where they are copies; false if a copy is still looked at.
+    /// Makes copies that overlap these pages shared again; false if one is still looked at.
     fn restore(&mut self, pages: &Range<usize>, fd: RawFd) -> io::Result<bool> {
         let wanted: Vec<_> = (self.evacuated.iter())
             .filter(|copy| overlap(copy, pages))
             .cloned()
             .collect();
-        if wanted.iter().any(|copy| self.is_lent(copy)) {
-            return Ok(false);
-        }
+        let mut all = true;
         for copy in wanted {
+            if self.is_lent(&copy) {
+                all = false;
+                continue;
+            }
             // SAFETY: replaces pages of our own area, which nobody looks at, with those of the file
             // at the same offset; the file is as long as the area.
             let mapped = unsafe {
@@ -128,7 +134,7 @@ impl Mapping {
             }
             self.evacuated.retain(|other| *other != copy);
         }
-        Ok(true)
+        Ok(all)
     }
 }
 
@@ -156,7 +162,8 @@ impl Windows {
     /// Lends bytes for reading.
     ///
     /// # Errors
-    /// `EINVAL` if they are not inside; `ENOMEM` when all mappings are taken by loans.
+    /// `EINVAL` if they are not inside; `ENOMEM` when all mappings are taken by loans, or too many
+    /// copies stand in them.
     pub fn lend(self: &Arc<Self>, start: usize, len: usize) -> io::Result<Loan> {
         let inside = start
             .checked_add(len)
@@ -168,6 +175,10 @@ impl Windows {
         let fd = self.segment.file().as_raw_fd();
         let state = &mut *self.state();
         let mappings = &mut state.mappings;
+        let copies: usize = mappings.iter().map(|mapping| mapping.evacuated.len()).sum();
+        if copies >= MOST_COPIES {
+            return Err(Errno::ENOMEM.into());
+        }
         let mut usable = None;
         for (at, mapping) in mappings.iter_mut().enumerate() {
             if mapping.restore(&pages, fd)? {
@@ -259,8 +270,13 @@ impl Windows {
 
     fn give_back(&self, key: LoanKey) {
         let mappings = &mut self.state().mappings;
-        if let Some(mapping) = mappings.get_mut(key.mapping) {
-            mapping.lent.retain(|(id, _)| *id != key.id);
+        if let Some(mapping) = mappings.get_mut(key.mapping)
+            && let Some(at) = mapping.lent.iter().position(|(id, _)| *id == key.id)
+        {
+            let (_, pages) = mapping.lent.swap_remove(at);
+            // Copies that nobody looks at any more are memory for nothing. If it fails they stay
+            // until the place is lent again.
+            let _ = mapping.restore(&pages, self.segment.file().as_raw_fd());
         }
         // The first stays; the others go again, the last first, since loans know them by number.
         while mappings.len() > 1 && mappings.last().is_some_and(|last| last.lent.is_empty()) {

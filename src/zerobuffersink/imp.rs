@@ -208,6 +208,13 @@ impl ElementImpl for ZeroBufferSink {
             gst::StateChange::PausedToPlaying => {
                 self.pausing.play(|| self.parent_change_state(transition))
             }
+            gst::StateChange::PausedToReady => {
+                let changed = self.parent_change_state(transition);
+                // The stream is over; stop() comes only in NULL.
+                self.disconnect("ready");
+                *self.state() = State::default();
+                changed
+            }
             _ => self.parent_change_state(transition),
         }
     }
@@ -278,6 +285,14 @@ impl BaseSinkImpl for ZeroBufferSink {
                 "Only system memory can be sent, not {caps}"
             ));
         }
+        // To the next reader any caps may go.
+        if self
+            .link
+            .get()
+            .is_some_and(|writer| !writer.is_reader_connected())
+        {
+            self.disconnect("the reader went away");
+        }
         let mut state = self.state();
         if state.announced && state.caps.as_ref().is_some_and(|old| old != caps) {
             let old = state.caps.clone();
@@ -327,9 +342,19 @@ impl BaseSinkImpl for ZeroBufferSink {
 
     fn event(&self, event: gst::Event) -> bool {
         let eos = event.type_() == gst::EventType::Eos;
-        // Waits until the last frame's time is over.
+        // Waits until the last frame's time is over; false if a flush came before that.
         let handled = self.parent_event(event);
-        if eos {
+        if eos && handled {
+            // A stream without frames ends too: the reader sees that somebody came and went.
+            if self.counters.is_new() && self.link.get().is_none() {
+                let settings = Settings {
+                    wait_for_connection: false,
+                    ..self.settings().clone()
+                };
+                if let Err(stop) = self.connect(&settings) {
+                    gst::warning!(CAT, imp = self, "{}", stop.message());
+                }
+            }
             self.disconnect("end of stream");
         }
         handled

@@ -252,6 +252,17 @@ impl BaseSrcImpl for ZeroBufferSrc {
         self.counters.reset();
         self.interrupt.clear();
         *self.state() = State::default();
+        if let Some(caps) = self
+            .settings()
+            .caps
+            .as_ref()
+            .filter(|caps| !caps.is_fixed())
+        {
+            return Err(gst::error_msg!(
+                gst::ResourceError::Settings,
+                ("The property caps leaves a choice ({caps}): set all fields to single values")
+            ));
+        }
         self.open()
     }
 
