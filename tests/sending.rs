@@ -471,3 +471,25 @@ fn the_readers_posts_are_taken_also_when_nothing_is_copied() {
     }
     assert!(support::raw::RawSem::open('r', &name).count() < 20);
 }
+
+#[test]
+fn a_frame_that_has_to_be_copied_gets_past_those_that_are_reserved_behind_it() {
+    let name = Name::new("past");
+    // Downstream holds the last frame, and upstream all the room that it gets.
+    let bench = Bench::new(&name, "payload-size=1000000");
+    let first = bench.acquire(1);
+    bench.push(first);
+    let held = bench.receiver.appsink("out").pull_sample().unwrap();
+    let taken: Vec<_> = (2..20).map(|seed| bench.acquire(seed)).collect();
+    for seed in 20..40 {
+        let copied = gst::Buffer::from_slice(pattern(bench.info.size(), seed));
+        bench.push(copied);
+        bench.expect(seed);
+    }
+    for (seed, buffer) in (2..20).zip(taken) {
+        bench.push(buffer);
+        bench.expect(seed);
+    }
+    let held = held.buffer().unwrap().map_readable().unwrap();
+    assert!(held[..] == pattern(bench.info.size(), 1));
+}

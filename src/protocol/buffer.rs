@@ -420,10 +420,12 @@ fn fill(
     let segment = match file.map(total as usize) {
         Ok(segment) => Arc::new(segment),
         Err(err) => {
-            // The file went with the error; the names are ours by the lock file and the path.
-            let _ = Semaphore::unlink(&names.sem_write);
-            let _ = Semaphore::unlink(&names.sem_read);
-            let _ = ShmFile::unlink(&names.name);
+            // The file, and with it its lock, went with the error.
+            if let Ok(file) = ShmFile::open(&names.name)
+                && own(names, &file).is_ok_and(|owned| owned)
+            {
+                remove(names, &file);
+            }
             return Err(names.os("mapping the shared memory", err));
         }
     };

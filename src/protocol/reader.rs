@@ -791,11 +791,12 @@ impl Shared {
         let Some(oieb) = self.oieb() else { return true };
         let size = self.sizes.payload;
         let at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
+        let free = self.free_bytes();
         let needed = match extension::wanted(&self.segment, &self.sizes) {
             0 => self.largest.load(Ordering::Relaxed),
+            wanted if free < wanted.min(size) => return false,
             wanted => wanted,
         };
-        let free = self.free_bytes();
         at > size || ring::place(size, at, free, needed, Tails::Followed) != Fit::Later
     }
 

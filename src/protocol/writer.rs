@@ -553,7 +553,10 @@ impl Shared {
         }
         let ours = self.abilities != Abilities::default();
         if ours {
-            extension::want(&self.segment, &self.sizes, total);
+            // The reader does not know what is lent, so beside that it has to give back all.
+            let lent = !self.segment.places().is_empty();
+            let wanted = if lent { self.sizes.payload } else { total };
+            extension::want(&self.segment, &self.sizes, wanted);
         }
         let posted = self.sem_read.wait_timeout(slice);
         if ours {

@@ -1,0 +1,427 @@
+//! Who owns a name or a writer's place: what may be alive keeps it, what is dead does not, and who
+//! only asks changes nothing.
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gstzerobuffer::{BufferConfig, Error, Interrupt, Reader, Wait, Writer, WriterState};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+use nix::unistd::{SysconfVar, sysconf};
+use support::raw::{self, Raw, RawSem};
+use support::v1::{V1Reader, V1Writer, place_file};
+use support::{LONG, Name, Running, again, example, listen, role, say, unshare, within};
+
+const READER_LOCK: i64 = 0;
+const WRITER_LOCK: i64 = 1;
+
+/// The time in which a writer that cannot be seen has to do something.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn reader(name: &str) -> Reader {
+    Reader::create(name, &BufferConfig::new(1024, 4096)).unwrap()
+}
+
+fn segment(name: &str) -> PathBuf {
+    Path::new("/dev/shm").join(name)
+}
+
+/// A process that lives until it is dropped.
+fn somebody() -> Running {
+    Running::start(&mut Command::new("cat"))
+}
+
+fn byte(byte: i64) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// The lock on a byte of the segment, as somebody has it who looks, until it is dropped.
+fn lock(name: &str, at: i64) -> Raw {
+    let raw = Raw::open(name);
+    fcntl(raw.file(), FcntlArg::F_OFD_SETLK(&byte(at))).unwrap();
+    raw
+}
+
+fn is_locked(raw: &Raw, at: i64) -> bool {
+    let mut probe = byte(at);
+    fcntl(raw.file(), FcntlArg::F_OFD_GETLK(&mut probe)).unwrap();
+    i32::from(probe.l_type) != libc::F_UNLCK
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(writer: Result<T, Error>, by: u64) {
+    let expected =
+        matches!(writer, Err(Error::WriterAlreadyConnected { pid: Some(pid), .. }) if pid == by);
+    assert!(expected, "{writer:?}");
+}
+
+#[track_caller]
+fn taken<T: std::fmt::Debug>(reader: Result<T, Error>) {
+    let expected = matches!(reader, Err(Error::ReaderAlreadyConnected { .. }));
+    assert!(expected, "{reader:?}");
+}
+
+#[test]
+fn a_v1_writer_lives_on_when_somebody_has_held_the_lock_of_its_place() {
+    let name = Name::new("claims-lock-writer");
+    let reader = reader(&name);
+    let other = somebody();
+    let pid = other.pid();
+    let _v1 = V1Writer::attach(&name, pid);
+    let connected = WriterState::Connected { pid };
+    assert_eq!(reader.writer(), connected);
+    let held = lock(&name, WRITER_LOCK);
+    assert_eq!(reader.writer(), connected);
+    drop(held);
+    assert_eq!(reader.writer(), connected);
+    other.kill();
+    assert_eq!(reader.writer(), WriterState::Dead { pid });
+}
+
+#[test]
+fn a_v1_reader_lives_on_when_somebody_has_held_the_lock_of_its_place() {
+    let name = Name::new("claims-lock-reader");
+    let v1 = V1Reader::create(&name, 1024, 4096);
+    let other = somebody();
+    v1.raw.set(raw::READER_PID, other.pid());
+    let writer = Writer::attach(&name).unwrap();
+    let held = lock(&name, READER_LOCK);
+    assert!(writer.is_reader_connected());
+    drop(held);
+    assert!(writer.is_reader_connected());
+    // A second reader that wants the name looks like that.
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            for _ in 0..1000 {
+                taken(Reader::create(&name, &BufferConfig::default()));
+            }
+        });
+        while !asking.is_finished() {
+            assert!(writer.is_reader_connected());
+        }
+    });
+    assert!(writer.is_reader_connected());
+    other.kill();
+    assert!(!writer.is_reader_connected());
+}
+
+#[test]
+fn a_writer_that_is_refused_has_not_touched_the_lock() {
+    let name = Name::new("claims-untouched");
+    let reader = reader(&name);
+    let other = somebody();
+    let pid = other.pid();
+    let v1 = V1Writer::attach(&name, pid);
+    let raw = name.raw();
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            for _ in 0..3000 {
+                refused(Writer::attach(&name), pid);
+            }
+        });
+        while !asking.is_finished() {
+            assert!(!is_locked(&raw, WRITER_LOCK));
+            assert_eq!(reader.writer(), WriterState::Connected { pid });
+        }
+    });
+    v1.close();
+    assert_eq!(reader.writer(), WriterState::Closed);
+    Writer::attach(&name).unwrap();
+}
+
+#[test]
+fn a_writer_whose_metadata_lies_over_the_hello_is_known_to_be_dead() {
+    const TEST: &str = "a_writer_whose_metadata_lies_over_the_hello_is_known_to_be_dead";
+    let name = Name::new("claims-over-hello");
+    if let Some(name) = role() {
+        let writer = Writer::attach(&name).unwrap();
+        say("attached");
+        listen();
+        writer.set_metadata(&[0xff; 1016]).unwrap();
+        say("written");
+        listen();
+        return;
+    }
+    let reader = reader(&name);
+    // Its pid is 1, which lives here, whoever that is.
+    let wrapper = unshare(&["--pid", "--fork", "--kill-child"]);
+    let mut child = Running::start(&mut within(&wrapper, &again(TEST, &name)));
+    assert_eq!(child.hear(), "attached");
+    assert_eq!(reader.writer(), WriterState::Connected { pid: 1 });
+    child.tell("write");
+    assert_eq!(child.hear(), "written");
+    assert_eq!(reader.writer(), WriterState::Connected { pid: 1 });
+    child.kill();
+    let end = reader.read_frame(LONG);
+    assert!(
+        matches!(end, Err(Error::WriterDead { pid: 1, .. })),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn a_living_v1_writer_of_another_pid_namespace_keeps_its_place_while_it_works() {
+    const TEST: &str = "a_living_v1_writer_of_another_pid_namespace_keeps_its_place_while_it_works";
+    let name = Name::new("claims-namespace");
+    if let Some(role) = role() {
+        let (pid, name) = role.split_once(' ').unwrap();
+        let pid = pid.parse().unwrap();
+        refused(Writer::attach(name), pid);
+        refused(Writer::attach_wait(name, Duration::from_millis(100)), pid);
+        say("refused");
+        let writer = Writer::attach_wait(name, LONG).unwrap();
+        writer.write_frame(b"its successor").unwrap();
+        return;
+    }
+    let reader = reader(&name);
+    let pid = std::process::id().into();
+    let mut v1 = V1Writer::attach(&name, pid);
+    let command = again(TEST, &format!("{pid} {}", &*name));
+    let wrapper = unshare(&["--pid", "--fork", "--kill-child"]);
+    let mut child = Running::start(&mut within(&wrapper, &command));
+    assert_eq!(child.hear(), "refused");
+    let start = Instant::now();
+    let mut last = start;
+    let mut frames = 0_u64;
+    while start.elapsed() < PATIENCE + PATIENCE / 5 {
+        last = Instant::now();
+        v1.write(b"frame");
+        frames += 1;
+        let frame = reader.read_frame(LONG).unwrap();
+        assert_eq!((&*frame, frame.sequence()), (&b"frame"[..], frames));
+        let none = reader.read_frame(Duration::from_millis(200));
+        assert!(matches!(none, Err(Error::Timeout { .. })), "{none:?}");
+    }
+    // It says no more, as if it had been killed.
+    let frame = reader.read_frame(LONG).unwrap();
+    assert_eq!((&*frame, frame.sequence()), (&b"its successor"[..], 1));
+    let waited = last.elapsed();
+    assert!(waited > PATIENCE, "{waited:?}");
+    child.wait().expect_success();
+}
+
+#[test]
+fn a_v1_writer_with_our_own_pid_is_not_us() {
+    let name = Name::new("claims-own-pid");
+    let _reader = reader(&name);
+    let pid = std::process::id().into();
+    let v1 = V1Writer::attach(&name, pid);
+    refused(Writer::attach(&name), pid);
+    assert_eq!(v1.raw.get(raw::WRITER_PID), pid);
+    let start = Instant::now();
+    let writer = Writer::attach_wait(&name, LONG).unwrap();
+    assert!(start.elapsed() > PATIENCE);
+    assert!(is_locked(&v1.raw, WRITER_LOCK));
+    // And a place of ours is not waited for, nor that of one that we see live.
+    refused(Writer::attach_wait(&name, Wait::forever()), pid);
+    drop(writer);
+    v1.raw.set(raw::WRITER_PID, 1);
+    refused(Writer::attach_wait(&name, Wait::forever()), 1);
+}
+
+#[test]
+fn a_wait_for_a_v1_writer_that_cannot_be_seen_can_be_interrupted() {
+    let name = Name::new("claims-interrupt");
+    let _reader = reader(&name);
+    let pid = 1 << 30;
+    let mut v1 = V1Writer::attach(&name, pid);
+    let interrupt = Interrupt::new();
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            Writer::attach_wait(&name, Wait::forever().interrupted_by(&interrupt)).map(drop)
+        });
+        v1.write(b"frame");
+        interrupt.set();
+        let end = asking.join().unwrap();
+        assert!(matches!(end, Err(Error::Interrupted)), "{end:?}");
+    });
+    assert_eq!(v1.raw.get(raw::WRITER_PID), pid);
+}
+
+/// This test again where the lock folder cannot be used.
+fn without_lock_folder(command: &Command) -> Running {
+    let script = "mkdir -p -m 1777 /tmp/zerobuffer && \
+                  mount -t tmpfs -o ro tmpfs /tmp/zerobuffer && exec \"$@\"";
+    let mut wrapper = unshare(&["--mount"]);
+    wrapper.extend(["sh", "-c", script, "sh"].map(Into::into));
+    Running::start(&mut within(&wrapper, command))
+}
+
+#[test]
+fn without_a_lock_folder_one_of_many_readers_gets_the_name() {
+    const TEST: &str = "without_a_lock_folder_one_of_many_readers_gets_the_name";
+    let name = Name::new("claims-no-folder");
+    if let Some(name) = role() {
+        for round in 0..300 {
+            let start = Barrier::new(4);
+            let results: Vec<_> = thread::scope(|scope| {
+                let making: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            start.wait();
+                            Reader::create(&name, &BufferConfig::new(1024, 4096))
+                        })
+                    })
+                    .collect();
+                making.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            let (mut won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+            assert_eq!(won.len(), 1, "round {round}: {lost:?}");
+            lost.into_iter().for_each(taken);
+            let reader = won.remove(0).unwrap();
+            assert!(reader.lock_problem().is_some());
+            let writer = Writer::attach(&name).unwrap();
+            writer.write_frame(b"frame").unwrap();
+            assert_eq!(&*reader.read_frame(LONG).unwrap(), b"frame");
+            drop((reader, writer));
+            assert!(!segment(&name).exists());
+        }
+        return;
+    }
+    without_lock_folder(&again(TEST, &name))
+        .wait()
+        .expect_success();
+}
+
+#[test]
+fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_anew() {
+    const TEST: &str =
+        "without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_anew";
+    let name = Name::new("claims-half-made");
+    if let Some(name) = role() {
+        let path = segment(&name);
+        // One that died as early as that, and those that came a few steps further.
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        drop(reader(&name));
+        for size in [0, 128, 5248] {
+            place_file(&path, &vec![0; size]);
+            // Not while it lives.
+            let held = lock(&name, READER_LOCK);
+            taken(Reader::create(&name, &BufferConfig::default()));
+            drop(held);
+            RawSem::create('w', &name, 7);
+            let reader = reader(&name);
+            let writer = Writer::attach(&name).unwrap();
+            writer.write_frame(b"frame").unwrap();
+            assert_eq!(&*reader.read_frame(LONG).unwrap(), b"frame");
+        }
+        // What is something else stays.
+        for content in [&b"x"[..], &[0; 127], &[0x55; 4096]] {
+            place_file(&path, content);
+            let made = Reader::create(&name, &BufferConfig::default());
+            assert!(matches!(made, Err(Error::Corrupt { .. })), "{made:?}");
+            assert_eq!(fs::read(&path).unwrap(), content);
+            fs::remove_file(&path).unwrap();
+        }
+        return;
+    }
+    // SIGXFSZ when it reserves the room: the file is there, and has no content yet.
+    let mut command = example("zb_read");
+    command.args([&*name, "1024", "1048576", "0", "0"]);
+    let limited = within(
+        &["sh", "-c", "ulimit -c 0; ulimit -f 1; exec \"$@\"", "sh"],
+        &command,
+    );
+    let ended = without_lock_folder(&limited).wait();
+    assert_eq!(
+        ended.status.signal(),
+        Some(Signal::SIGXFSZ as i32),
+        "{ended:#?}"
+    );
+    without_lock_folder(&again(TEST, &name))
+        .wait()
+        .expect_success();
+}
+
+#[test]
+fn with_a_lock_folder_a_file_without_content_is_somebody_elses() {
+    let name = Name::new("claims-foreign");
+    let path = segment(&name);
+    for content in [&[][..], &[0; 4096]] {
+        place_file(&path, content);
+        let made = Reader::create(&name, &BufferConfig::default());
+        assert!(matches!(made, Err(Error::Corrupt { .. })), "{made:?}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn room_for_the_segment_and_none_for_its_semaphores_is_too_little_room() {
+    let name = Name::new("claims-sem-space");
+    let page = sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap() as u64;
+    let free = 1 << 20;
+    // Room for neither, and for one.
+    for left in [0, page] {
+        let payload = free - left - 128 - 1024;
+        let mut command = example("zb_read");
+        command.args([&*name, "1024", &payload.to_string(), "0", "0"]);
+        let script = "mount -t tmpfs -o size=1m tmpfs /dev/shm && \"$@\"; status=$?; \
+                      ls -A /dev/shm; exit $status";
+        let mut wrapper = unshare(&["--mount"]);
+        wrapper.extend(["sh", "-c", script, "sh"].map(Into::into));
+        let ended = Running::start(&mut within(&wrapper, &command)).wait();
+        assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+        let text = format!(
+            "needs {} bytes in /dev/shm, which has {free} free",
+            free - left + 2 * page
+        );
+        assert!(ended.err.contains(&text), "{}", ended.err);
+        assert!(ended.err.contains("--shm-size"), "{}", ended.err);
+        assert_eq!(ended.out, "", "left in the small /dev/shm");
+    }
+}
+
+#[test]
+fn a_reader_whose_segment_was_removed_by_hand_leaves_nothing() {
+    let name = Name::new("claims-by-hand");
+    let reader = reader(&name);
+    fs::remove_file(segment(&name)).unwrap();
+    drop(reader);
+    name.assert_nothing_left();
+}
+
+#[test]
+fn a_reader_whose_segment_was_removed_by_hand_leaves_what_is_anothers() {
+    let name = Name::new("claims-anothers");
+    // The segment is.
+    let first = reader(&name);
+    for path in name.objects() {
+        if path != name.lock_file() {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let mut v1 = V1Reader::create(&name, 1024, 4096);
+    drop(first);
+    let writer = Writer::attach(&name).unwrap();
+    writer.write_frame(b"frame").unwrap();
+    assert_eq!(v1.read().as_deref(), Some(&b"frame"[..]));
+    drop((writer, v1));
+    name.assert_nothing_left();
+
+    // The lock file is: of one that has just begun.
+    let first = reader(&name);
+    let there = name.objects();
+    fs::remove_file(segment(&name)).unwrap();
+    fs::remove_file(name.lock_file()).unwrap();
+    place_file(name.lock_file(), b"");
+    drop(first);
+    let left = name.objects();
+    assert_eq!(left.len(), there.len() - 1, "{left:?}");
+    for path in left {
+        fs::remove_file(path).unwrap();
+    }
+}
