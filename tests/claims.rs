@@ -4,10 +4,12 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -251,6 +253,40 @@ fn a_wait_for_a_v1_writer_that_cannot_be_seen_can_be_interrupted() {
     assert_eq!(v1.raw.get(raw::WRITER_PID), pid);
 }
 
+#[test]
+fn who_looks_at_a_new_segment_or_takes_it_for_a_leftover_does_not_keep_its_reader_from_it() {
+    let name = Name::new("claims-looked-at");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let making = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let made = reader(&name);
+                let writer = Writer::attach(&name).unwrap();
+                writer.write_frame(b"frame").unwrap();
+                assert_eq!(&*made.read_frame(LONG).unwrap(), b"frame");
+            }
+        });
+        // Until it was quicker than the reader often enough.
+        let (mut looks, mut removed) = (0, 0);
+        while removed < 50 && !making.is_finished() {
+            let Some(raw) = Raw::try_open(&name) else {
+                continue;
+            };
+            let locked = fcntl(raw.file(), FcntlArg::F_OFD_SETLK(&byte(READER_LOCK))).is_ok();
+            let linked = raw.file().metadata().unwrap().nlink() > 0;
+            if locked && linked && raw.len() == 0 {
+                looks += 1;
+                if looks % 2 == 0 {
+                    fs::remove_file(segment(&name)).unwrap();
+                    removed += 1;
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        making.join().unwrap();
+    });
+}
+
 /// This test again where the lock folder cannot be used.
 fn without_lock_folder(command: &Command) -> Running {
     let script = "mkdir -p -m 1777 /tmp/zerobuffer && \
@@ -313,7 +349,10 @@ fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_a
             taken(Reader::create(&name, &BufferConfig::default()));
             drop(held);
             RawSem::create('w', &name, 7);
+            let start = Instant::now();
             let reader = reader(&name);
+            // Nor while it may be about to lock it.
+            assert!(start.elapsed() > Duration::from_secs(1));
             let writer = Writer::attach(&name).unwrap();
             writer.write_frame(b"frame").unwrap();
             assert_eq!(&*reader.read_frame(LONG).unwrap(), b"frame");
