@@ -35,7 +35,7 @@ fn receive(folder: &Path) -> Result {
 
     println!("A moving picture, 1280×720 at 30 frames/s, from process to process:");
     let sender = send(&format!(
-        "videotestsrc pattern=ball num-buffers=150 \
+        "videotestsrc pattern=ball background-color=0xff205080 num-buffers=150 \
          ! video/x-raw,format=I420,width=1280,height=720,framerate=30/1 \
          ! zerobuffersink buffer-name={name}"
     ))?;

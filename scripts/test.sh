@@ -39,4 +39,6 @@ cargo bench --bench transport -- --quick
 
 # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
 cargo build
-cargo test
+log=target/test.log
+cargo test 2>&1 | tee "$log"
+awk '/^test result:/ { passed += $4; failed += $6 } END { print passed " passed, " failed " failed" }' "$log"
