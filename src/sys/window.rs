@@ -411,6 +411,8 @@ mod tests {
         }
         assert_eq!(windows.state().mappings.len(), 1);
         assert!(windows.state().mappings[0].lent.is_empty());
+        // And they are not kept until then: a copy ends with its last loan.
+        assert!(windows.state().mappings[0].evacuated.is_empty());
     }
 
     #[test]
