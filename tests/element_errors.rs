@@ -241,7 +241,7 @@ fn a_writer_without_permission_is_told_object_owner_and_mode() {
     if !support::is_root() {
         // Only root can become somebody else; but others can lock themselves out.
         let path = format!("/dev/shm/{}", &*name);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         let text = error_of(&format!(
             "videotestsrc ! zerobuffersink buffer-name={}",
             &*name
