@@ -144,7 +144,7 @@ struct Position {
     opens: Option<Opens>,
     /// Some writer has been here.
     writer_came: bool,
-    /// The stream cannot be followed any more: (expected, found).
+    /// Why the stream cannot be followed any more.
     broken: Option<Broken>,
 }
 
@@ -692,6 +692,8 @@ impl Shared {
             };
             let dead = self.writer.is_dead(&self.segment, pid, hints);
             let now = word.load(Ordering::Acquire);
+            // Once more: it may have closed, and another of its process have come, between the two.
+            let dead = dead && now == pid && self.writer.is_dead(&self.segment, pid, hints);
             let mut position = self.position();
             position.writer_came = true;
             if now == pid {
@@ -816,7 +818,7 @@ impl Shared {
     }
 
     fn close(&self) {
-        // Release, with the Acquire in `usable` and `release`.
+        // Release, with the Acquire in `usable` and `give_back`.
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -143,7 +143,7 @@ pub enum NoFrame {
     Overlong(u64),
 }
 
-/// How many headers that skip the reader follows to one frame. Our writers need two.
+/// How many headers that skip the reader follows to one frame. Our writers need one.
 const MOST_SKIPS: u32 = 8;
 
 /// Reads the frame at `pos` (0 to `size`) of a ring whose headers `header` reads as (size,
