@@ -110,7 +110,7 @@ fn a_segment_is_what_the_protocol_says_at_every_step() {
     // All that v1 leaves unused is 0, but for the hello in the last 64 bytes of the block.
     assert_eq!(raw.bytes(128, 128), [0; 128]);
     let mut hello = b"ZBhello\x01".to_vec();
-    hello.extend(7u64.to_le_bytes());
+    hello.extend(15u64.to_le_bytes());
     hello.extend([0; 48]);
     assert_eq!(raw.bytes(128 + 128, 64), hello);
     assert_eq!(raw.bytes(ring, 256), [0; 256]);

@@ -1,5 +1,8 @@
 //! The reading end: it makes the buffer, owns it, and lends out the frames in it.
 
+mod records;
+mod replace;
+
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Deref;
@@ -8,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::buffer::{self, Created, Names, Owned};
 use super::error::{Error, Result};
+use super::extension::records::Records;
 use super::extension::{self, WRITER_LOCK};
 use super::handoff;
 use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
@@ -34,6 +38,9 @@ pub struct BufferConfig {
     pub payload_size: u64,
     /// Permissions of the shared objects, applied whatever the umask.
     pub permissions: u32,
+    /// Whether the writer may ask for another size: then the reader answers [`Item::Resize`] with
+    /// [`Reader::replace`].
+    pub resizes: bool,
 }
 
 impl Default for BufferConfig {
@@ -49,6 +56,15 @@ impl BufferConfig {
             metadata_size,
             payload_size,
             permissions: 0o600,
+            resizes: false,
+        }
+    }
+
+    /// With a promise to the writer that the buffer is made anew when it asks for another size.
+    pub fn with_resizing(self) -> Self {
+        BufferConfig {
+            resizes: true,
+            ..self
         }
     }
 
@@ -123,13 +139,14 @@ struct Shared {
     /// Bytes of the largest frame so far, header included.
     largest: AtomicU64,
     evacuated: AtomicU64,
-    lock_problem: Option<io::Error>,
+    lock_problem: Option<Arc<io::Error>>,
     /// The objects, until closed.
     owned: Mutex<Option<Owned>>,
     closed: AtomicBool,
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
+    messages: AtomicU64,
 }
 
 /// Where the reader is. Our own copy; what stands in the OIEB is for others.
@@ -179,6 +196,7 @@ impl Held {
 enum Broken {
     Sequence { expected: u64, found: u64 },
     Header(String),
+    Record(u16),
 }
 
 impl Reader {
@@ -192,6 +210,11 @@ impl Reader {
     pub fn create(name: &str, config: &BufferConfig) -> Result<Self> {
         let names = Names::new(name)?;
         let sizes = config.sizes()?;
+        let created = buffer::create(&names, sizes, config)?;
+        Ok(Self::new(names, sizes, created))
+    }
+
+    fn new(names: Names, sizes: Sizes, created: Created) -> Self {
         let Created {
             owned,
             segment,
@@ -199,9 +222,9 @@ impl Reader {
             sem_read,
             opens,
             lock_problem,
-        } = buffer::create(&names, sizes, config.permissions)?;
+        } = created;
         let windows = Arc::new(Windows::new(segment.clone()));
-        Ok(Reader {
+        Reader {
             shared: Arc::new(Shared {
                 names,
                 segment,
@@ -228,8 +251,9 @@ impl Reader {
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
+                messages: AtomicU64::new(0),
             }),
-        })
+        }
     }
 
     /// The name of the buffer.
@@ -240,7 +264,7 @@ impl Reader {
     /// Why the buffer has no lock file in [`LOCK_FOLDER`](super::LOCK_FOLDER), if it has none. It
     /// works all the same, but readers of other implementations may not see that the name is taken.
     pub fn lock_problem(&self) -> Option<&io::Error> {
-        self.shared.lock_problem.as_ref()
+        self.shared.lock_problem.as_deref()
     }
 
     /// Bytes of the metadata block.
@@ -253,7 +277,8 @@ impl Reader {
         self.shared.sizes.payload
     }
 
-    /// The next frame, in place. A frame lends its room in the ring until it is dropped.
+    /// The next frame, in place. A frame lends its room in the ring until it is dropped. Messages
+    /// before it are passed over: [`Reader::read`] gives them too.
     ///
     /// # Errors
     /// [`Error::Timeout`]; [`Error::Interrupted`]; [`Error::WriterClosed`] and
@@ -261,8 +286,16 @@ impl Reader {
     /// come: call again); [`Error::Sequence`] and [`Error::Corrupt`] when the writer breaks the
     /// protocol (from then on always); [`Error::Closed`].
     pub fn read_frame<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Frame> {
-        let shared = &self.shared;
         let waiting = wait.into().start();
+        loop {
+            if let Item::Frame(frame) = self.next(&waiting)? {
+                return Ok(frame);
+            }
+        }
+    }
+
+    fn next(&self, waiting: &Waiting) -> Result<Item> {
+        let shared = &self.shared;
         let mut waited = false;
         let mut slices = 0;
         loop {
@@ -271,8 +304,8 @@ impl Reader {
             }
             shared.usable()?;
             if shared.wait_write(std::time::Duration::ZERO)? {
-                if let Some(frame) = self.take_frame(true)? {
-                    return Ok(frame);
+                if let Some(item) = self.take(true)? {
+                    return Ok(item);
                 }
                 continue;
             }
@@ -291,20 +324,20 @@ impl Reader {
                 shared.waits.fetch_add(1, Ordering::Relaxed);
             }
             if shared.evacuates.load(Ordering::Relaxed) {
-                shared.make_room(&waiting, slices);
+                shared.make_room(waiting, slices);
                 slices += 1;
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
-                if let Some(frame) = self.take_frame(true)? {
-                    return Ok(frame);
+                if let Some(item) = self.take(true)? {
+                    return Ok(item);
                 }
                 continue;
             }
             if let WriterState::Dead { pid } = state {
                 shared.mend(pid);
             }
-            if gone && let Some(frame) = self.take_frame(false)? {
-                return Ok(frame);
+            if gone && let Some(item) = self.take(false)? {
+                return Ok(item);
             }
             let name = || shared.names.name.clone();
             match state {
@@ -333,11 +366,11 @@ impl Reader {
         })
     }
 
-    /// Takes the next frame; `None` if there is none after all.
+    /// Takes the next frame or message; `None` if there is none after all.
     ///
     /// One that is not `announced` by a post is what a writer left that died before its post. It is
     /// taken if it is whole; if it is not, nobody said that it would be.
-    fn take_frame(&self, announced: bool) -> Result<Option<Frame>> {
+    fn take(&self, announced: bool) -> Result<Option<Item>> {
         let shared = &self.shared;
         let mut position = shared.position();
         if let Some(broken) = &position.broken {
@@ -351,6 +384,8 @@ impl Reader {
         let found = match found {
             // A post too many, or none at all, before the writer says that the frame is whole.
             Ok(found) if unread != 0 && found.cost() > unread => return Ok(None),
+            // Messages have no number; but a stale one is no message.
+            Ok(found) if found.message && !shared.is_empty(position.at) => found,
             Ok(found) if found.sequence == position.next => found,
             // A new writer starts again at 1.
             Ok(found) if found.sequence == FIRST_SEQUENCE && position.new_writer_came() => found,
@@ -368,11 +403,16 @@ impl Reader {
                 let what = match why {
                     NoFrame::Empty => "a frame without content".into(),
                     NoFrame::Overlong(len) => format!("a frame of {len} bytes"),
+                    NoFrame::Block(len) => format!("a block of records of {len} bytes"),
                 };
                 let broken = Broken::Header(format!("{what} at position {}", position.at));
                 return Err(shared.break_off(&mut position, broken));
             }
         };
+        let records = shared.records(&mut position, &found)?;
+        if found.message {
+            return Ok(Some(shared.take_message(position, &found, records)));
+        }
         let start = shared.sizes.payload_start() + found.end() - found.len;
         let (start, len) = (start as usize, found.len as usize);
         let bytes = match shared.windows.lend(start, len) {
@@ -395,12 +435,13 @@ impl Reader {
             // While it lives: a writer that was never looked at is not known to be dead for long.
             shared.writer_state();
         }
-        Ok(Some(Frame {
+        Ok(Some(Item::Frame(Frame {
             bytes,
             sequence: found.sequence,
+            records,
             ticket,
             shared: shared.clone(),
-        }))
+        })))
     }
 
     /// A copy of the metadata; `None` while the writer has not written any.
@@ -513,12 +554,18 @@ impl Reader {
         let Some(oieb) = shared.oieb() else {
             return false;
         };
+        let replaced = shared.owned().is_none();
         let used = || {
             matches!(shared.writer_state(), WriterState::Connected { .. })
                 || shared.sem_write.value().is_ok_and(|posts| posts > 0)
         };
         if used() {
             return false;
+        }
+        if replaced {
+            // Nobody attaches to it any more.
+            self.close();
+            return true;
         }
         // From here on nobody attaches (SeqCst: see `buffer::attach`); who came before is seen.
         let word = oieb.word(offset::READER_PID);
@@ -561,6 +608,10 @@ impl Shared {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owned(&self) -> MutexGuard<'_, Option<Owned>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn oieb(&self) -> Option<Oieb<'_>> {
@@ -661,8 +712,12 @@ impl Shared {
 
     /// For others to see; we go by our own copies.
     fn note_read(&self, found: &Found) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(found.len, Ordering::Relaxed);
+        if found.message {
+            self.messages.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.frames.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(found.len, Ordering::Relaxed);
+        }
         if let Some(oieb) = self.oieb() {
             // After an exact fit this is the size itself until the next frame: Python's writer
             // takes 0 for a reader that has not begun.
@@ -733,6 +788,10 @@ impl Shared {
                 found: *found,
             },
             Broken::Header(what) => self.names.corrupt(what.clone()),
+            Broken::Record(kind) => Error::UnknownRecord {
+                name: self.names.name.clone(),
+                kind: *kind,
+            },
         }
     }
 
@@ -808,6 +867,10 @@ impl Shared {
 
     fn give_back(&self, mut held: MutexGuard<'_, Held>, ticket: Ticket) {
         let credit = held.take_back(ticket);
+        self.credit(held, credit);
+    }
+
+    fn credit(&self, held: MutexGuard<'_, Held>, credit: Credit) {
         if credit.frames == 0 || self.closed.load(Ordering::Acquire) {
             return;
         }
@@ -825,12 +888,7 @@ impl Shared {
         if let Some(oieb) = self.oieb() {
             oieb.word(offset::READER_PID).store(0, Ordering::Release);
         }
-        drop(
-            self.owned
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.owned().take());
     }
 }
 
@@ -839,6 +897,18 @@ impl Shared {
 enum Bytes {
     Lent(Loan),
     Copied(Box<[u8]>),
+}
+
+/// What [`Reader::read`] reads.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Item {
+    /// A frame, with the records that belong to it.
+    Frame(Frame),
+    /// Records that belong to no frame. They are said between the frames before and behind.
+    Message(Records),
+    /// The writer asks for a ring of so many bytes; see [`Reader::replace`].
+    Resize(u64),
 }
 
 /// A frame in the ring. It is lent until it is dropped: then its room goes back to the writer, as
@@ -851,6 +921,7 @@ enum Bytes {
 pub struct Frame {
     bytes: Bytes,
     sequence: u64,
+    records: Records,
     ticket: Ticket,
     shared: Arc<Shared>,
 }

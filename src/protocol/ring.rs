@@ -119,6 +119,11 @@ pub struct Found {
     pub sequence: u64,
     /// Whether a marker told the reader to wrap (the other ways are an exact fit and a short tail).
     pub marker: bool,
+    /// Offset and bytes of the records that belong to it; they are part of the waste. Of a message
+    /// these are all that it is.
+    pub records: Option<(u64, u64)>,
+    /// Whether it is a block of records that stands alone, and no frame.
+    pub message: bool,
 }
 
 impl Found {
@@ -141,12 +146,32 @@ pub enum NoFrame {
     Empty,
     /// A frame of this length does not end inside the ring.
     Overlong(u64),
+    /// A block of records of this length that is too short or too long, or with no frame behind it.
+    Block(u64),
+}
+
+/// In place of a sequence number, behind the size 0: a block of records begins here.
+pub const BLOCK: u64 = 1 << 63;
+/// As well: the block stands alone, no frame belongs to it.
+pub const MESSAGE: u64 = 1 << 62;
+/// Bytes of the smallest block: its header and that of one record.
+pub const LEAST_BLOCK: u64 = FRAME_HEADER_SIZE + 8;
+/// Bytes of the largest block.
+pub const MOST_BLOCK: u64 = 1 << 20;
+
+/// Bytes of the largest block in a ring of `size` bytes: a message of half the ring always passes.
+pub const fn most_block(size: u64) -> u64 {
+    if size / 2 < MOST_BLOCK {
+        size / 2
+    } else {
+        MOST_BLOCK
+    }
 }
 
 /// How many headers that skip the reader follows to one frame. Our writers need one.
 const MOST_SKIPS: u32 = 8;
 
-/// Reads the frame at `pos` (0 to `size`) of a ring whose headers `header` reads as (size,
+/// Reads the frame, or message, at `pos` (0 to `size`) of a ring whose headers `header` reads as (size,
 /// sequence). `header` is called once per place and what it returns is never trusted.
 pub fn find(size: u64, pos: u64, header: impl Fn(u64) -> (u64, u64)) -> Result<Found, NoFrame> {
     let mut found = Found {
@@ -155,12 +180,30 @@ pub fn find(size: u64, pos: u64, header: impl Fn(u64) -> (u64, u64)) -> Result<F
         len: 0,
         sequence: 0,
         marker: false,
+        records: None,
+        message: false,
     };
     let (mut wrapped, mut skips) = (false, 0);
     loop {
         let behind = size - found.at;
         let marked = behind >= FRAME_HEADER_SIZE;
         match if marked { header(found.at) } else { (0, 0) } {
+            // A block has its frame right behind it.
+            (0, _) if found.records.is_some() => return Err(NoFrame::Empty),
+            (0, block) if block & BLOCK != 0 => {
+                let len = block & !(BLOCK | MESSAGE);
+                if len < LEAST_BLOCK || len > behind || len > MOST_BLOCK {
+                    return Err(NoFrame::Block(len));
+                }
+                found.records = Some((found.at, len));
+                if block & MESSAGE != 0 {
+                    found.message = true;
+                    found.len = len - FRAME_HEADER_SIZE;
+                    break;
+                }
+                found.waste += len;
+                found.at += len;
+            }
             // The end of the ring: a marker, a tail without room for one, or nothing.
             (0, 0) if !wrapped => {
                 wrapped = true;
@@ -220,6 +263,21 @@ impl Credits {
     pub fn hand_out(&mut self, cost: u64) -> Ticket {
         self.held.push_back((cost, false));
         Ticket(self.first + self.held.len() as u64 - 1)
+    }
+
+    /// Notes that a message was read, which nobody holds: its room goes back at once, or with the
+    /// frame before it.
+    pub fn pass(&mut self, cost: u64) -> Credit {
+        match self.held.back_mut() {
+            Some((before, _)) => {
+                *before = before.wrapping_add(cost);
+                Credit::default()
+            }
+            None => Credit {
+                bytes: cost,
+                frames: 1,
+            },
+        }
     }
 
     /// Notes that a frame came back, and tells what may be given back now.
@@ -397,7 +455,7 @@ mod tests {
         };
         let found = find(1024, 100, header).unwrap();
         assert_eq!((found.at, found.waste, found.len), (32, 924 + 32, 50));
-        for skip in [1, 15, 1025, u64::MAX] {
+        for skip in [1, 15, 1025, u64::MAX >> 1] {
             assert_eq!(find(1024, 0, |_| (0, skip)), Err(NoFrame::Overlong(skip)));
         }
         assert!(find(1 << 20, 0, |_| (0, 16)).is_err(), "not for ever");
