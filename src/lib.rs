@@ -25,7 +25,7 @@ mod zerobuffersrc;
 pub use protocol::{
     BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
     MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Wait, Writer,
-    WriterState,
+    WriterState, ring_size,
 };
 
 #[cfg(feature = "plugin")]

@@ -16,6 +16,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::error::{Error, Result};
 use super::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
+use super::handoff;
 use super::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, first_word, offset};
 use super::liveness::{Hints, Patience, Watch};
 use super::reader::BufferConfig;
@@ -253,16 +254,13 @@ fn move_over(old: &Owned, old_sizes: &Sizes, names: &Names, next: &Names) -> io:
         return Err(io::ErrorKind::InvalidData.into());
     };
     // From here on nobody attaches to the old one, so nobody takes the new semaphores for its.
-    extension::note_replaced(&old.segment, old_sizes, true);
-    // Release, with the Acquire in `find_place`, `check_reader` and `confirm_closed` of the writer:
-    // who sees the 0 sees why. SeqCst for `attach`.
-    let word = oieb.word(offset::READER_PID);
-    word.store(0, Ordering::SeqCst);
+    let pid = oieb.word(offset::READER_PID);
+    let replaced = extension::replaced(&old.segment, old_sizes);
+    handoff::retire(pid, replaced);
     let moved = Semaphore::rename(&next.sem_write, &names.sem_write);
     if moved.is_err() {
         // Nothing has happened.
-        extension::note_replaced(&old.segment, old_sizes, false);
-        word.store(process::id(), Ordering::SeqCst);
+        handoff::return_to(pid, process::id(), replaced);
         return moved;
     }
     Semaphore::rename(&next.sem_read, &names.sem_read)?;

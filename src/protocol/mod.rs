@@ -53,5 +53,6 @@ pub use extension::records::{
     FIRST_USER_KIND, FrameLayout, FrameTime, MAX_PLANES, Record, Records,
 };
 pub use reader::{BufferConfig, Frame, Item, Reader, WriterState};
+pub use ring::ring_size;
 pub use wait::{Interrupt, Wait};
 pub use writer::{DEFAULT_WRITE_TIMEOUT, MetadataReservation, Reservation, Writer};

@@ -16,7 +16,7 @@ use super::extension::{self, WRITER_LOCK};
 use super::handoff;
 use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
 use super::liveness::{Hints, Watch};
-use super::ring::{self, Credit, Credits, Fit, Found, NoFrame, Tails, Ticket};
+use super::ring::{self, Credit, Credits, Fit, Found, LEAST_BLOCK, NoFrame, Tails, Ticket};
 use super::wait::{Wait, Waiting};
 use crate::sys::opens::Opens;
 use crate::sys::process;
@@ -143,6 +143,8 @@ struct Shared {
     /// The objects, until closed.
     owned: Mutex<Option<Owned>>,
     closed: AtomicBool,
+    /// Another Reader has the name, and nobody can attach to this buffer any more.
+    replaced: AtomicBool,
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
@@ -248,6 +250,7 @@ impl Reader {
                 owned: Mutex::new(Some(owned)),
                 lock_problem,
                 closed: AtomicBool::new(false),
+                replaced: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
@@ -287,9 +290,19 @@ impl Reader {
     /// protocol (from then on always); [`Error::Closed`].
     pub fn read_frame<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Frame> {
         let waiting = wait.into().start();
+        let mut passed = 0;
         loop {
             if let Item::Frame(frame) = self.next(&waiting)? {
                 return Ok(frame);
+            }
+            // Also when the time is over all messages are passed over that are there, but not those
+            // without end of a writer that sends nothing else.
+            passed += LEAST_BLOCK;
+            if passed > self.payload_size() && waiting.slice().is_none() {
+                return Err(Error::Timeout {
+                    name: self.name().into(),
+                    waited: waiting.waited(),
+                });
             }
         }
     }
@@ -554,7 +567,6 @@ impl Reader {
         let Some(oieb) = shared.oieb() else {
             return false;
         };
-        let replaced = shared.owned().is_none();
         let used = || {
             matches!(shared.writer_state(), WriterState::Connected { .. })
                 || shared.sem_write.value().is_ok_and(|posts| posts > 0)
@@ -562,8 +574,7 @@ impl Reader {
         if used() {
             return false;
         }
-        if replaced {
-            // Nobody attaches to it any more.
+        if shared.replaced.load(Ordering::Acquire) {
             self.close();
             return true;
         }
@@ -767,7 +778,7 @@ impl Shared {
         // One that came and went between two looks leaves frames, metadata or its trace.
         position.writer_came |= oieb.get(offset::METADATA_WRITTEN_BYTES) != 0
             || extension::attachments(&self.segment, &self.sizes) != 0;
-        if position.writer_came {
+        if position.writer_came || self.replaced.load(Ordering::Acquire) {
             WriterState::Closed
         } else {
             WriterState::None

@@ -106,6 +106,29 @@ pub fn good_size(len: u64) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
+/// Bytes left in front of a frame for its records unless more were needed lately.
+pub const RECORD_ROOM: u64 = 192;
+/// What is lent ahead is aligned to this, enough for any vector instruction.
+pub const ALIGNMENT: u64 = 64;
+
+/// A ring size in which so many frames of `len` bytes can be at once, rendered or read or on their
+/// way, all in place and in the order of the ring, towards a reader that understands records. It is
+/// some more than the frames themselves: see `docs/architecture.md`, "Room is left".
+pub fn ring_size(len: u64, frames: u64) -> u64 {
+    (|| {
+        let one = frame_total(len)?.checked_add(RECORD_ROOM)?;
+        // One is wasted at the end of the ring at worst, and at each end there is the piece in which
+        // one can be copied from wherever the writer stands.
+        let lent = one
+            .checked_add(ALIGNMENT)?
+            .checked_mul(frames.checked_add(1)?)?;
+        let left = one.checked_add(FRAME_HEADER_SIZE)?.checked_mul(4)?;
+        lent.checked_add(left)?
+            .checked_next_multiple_of(BLOCK_ALIGNMENT)
+    })()
+    .unwrap_or(u64::MAX)
+}
+
 /// A frame as the reader found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -459,6 +482,80 @@ mod tests {
             assert_eq!(find(1024, 0, |_| (0, skip)), Err(NoFrame::Overlong(skip)));
         }
         assert!(find(1 << 20, 0, |_| (0, 16)).is_err(), "not for ever");
+    }
+
+    #[test]
+    fn a_block_belongs_to_the_frame_right_behind_it() {
+        let header = |at| match at {
+            100 => (0, 60),
+            160 => (0, BLOCK | 40),
+            200 => (50, 7),
+            _ => panic!("no header at {at}"),
+        };
+        let found = find(1024, 100, header).unwrap();
+        assert_eq!((found.at, found.waste, found.len), (200, 100, 50));
+        assert_eq!(found.records, Some((160, 40)));
+        assert!(!found.message && found.sequence == 7);
+        assert_eq!((found.cost(), found.end()), (166, 266));
+        // Not behind a wrap or a skip, not behind another block, not behind the end of the ring.
+        for behind in [(0, 0), (0, 20), (0, BLOCK | 40), (0, BLOCK | MESSAGE | 40)] {
+            let header = |at| if at == 0 { (0, BLOCK | 40) } else { behind };
+            assert_eq!(find(1024, 0, header), Err(NoFrame::Empty), "{behind:?}");
+        }
+        for left in [0, 15] {
+            let found = find(1024, 1024 - 40 - left, |_| (0, BLOCK | 40));
+            assert_eq!(found, Err(NoFrame::Empty));
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_block_that_stands_alone() {
+        let header = |at| match at {
+            900 => (0, 0),
+            0 => (0, 32),
+            32 => (0, BLOCK | MESSAGE | 48),
+            _ => panic!("no header at {at}"),
+        };
+        let found = find(1024, 900, header).unwrap();
+        assert!(found.message && found.marker);
+        assert_eq!(found.records, Some((32, 48)));
+        assert_eq!((found.cost(), found.end()), (124 + 32 + 48, 80));
+    }
+
+    #[test]
+    fn hostile_blocks_are_none() {
+        for len in [0, 1, 16, 23, 1025, 1 << 30, (1 << 62) - 1] {
+            for kind in [BLOCK, BLOCK | MESSAGE] {
+                let found = find(1024, 0, |_| (0, kind | len));
+                assert_eq!(found, Err(NoFrame::Block(len)), "{len}");
+            }
+        }
+        // However large the ring is.
+        let (size, most) = (1 << 40, MOST_BLOCK);
+        assert!(find(size, 0, |_| (0, BLOCK | MESSAGE | most)).is_ok());
+        let found = find(size, 0, |_| (0, BLOCK | MESSAGE | (most + 1)));
+        assert_eq!(found, Err(NoFrame::Block(most + 1)));
+        assert_eq!((most_block(1000), most_block(size)), (500, most));
+    }
+
+    #[test]
+    fn a_message_gives_its_room_back_at_once_or_with_the_frame_before_it() {
+        let mut credits = Credits::default();
+        let alone = Credit {
+            bytes: 40,
+            frames: 1,
+        };
+        assert_eq!(credits.pass(40), alone);
+        let [a, b] = [10, 20].map(|cost| credits.hand_out(cost));
+        assert_eq!(credits.pass(40), Credit::default());
+        assert_eq!((credits.bytes(), credits.frames()), (70, 2));
+        assert_eq!(credits.take_back(b), Credit::default());
+        let all = Credit {
+            bytes: 70,
+            frames: 2,
+        };
+        assert_eq!(credits.take_back(a), all);
+        assert_eq!(credits.pass(40), alone);
     }
 
     #[test]

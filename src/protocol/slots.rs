@@ -72,7 +72,7 @@ pub struct Slots {
     next: u64,
 }
 
-/// A frame to be published, with the headers that lead the reader to it.
+/// A frame or message to be published, with the headers that lead the reader to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lead {
     /// Where it is; its waste is all that lies between.
@@ -415,6 +415,141 @@ mod tests {
                 start == at && (192..256).contains(&(head - at)),
                 "{at} {head}"
             );
+        }
+    }
+
+    #[test]
+    fn a_block_is_right_before_its_frame_and_the_rest_of_the_room_is_skipped() {
+        // Bytes of the block asked for, its own, those that are skipped before it.
+        for (bytes, block, skip) in [(0, 0, 100), (24, 24, 76), (84, 84, 16), (100, 100, 0)] {
+            let mut slots = Slots::new(200);
+            let spot = slots.find(1000, 800, Want::packed(100, 300), &[]).unwrap();
+            assert_eq!((spot.start, spot.head), (200, 300));
+            let id = slots.append(spot, 300);
+            assert_eq!(slots.set_block(id, bytes), Some(Ok((300 - block, block))));
+            let lead = slots.publish(1000, id).unwrap();
+            assert_eq!((lead.placement.at, lead.placement.cost()), (300, 400));
+            assert_eq!(lead.block, (block > 0).then_some((300 - block, block)));
+            assert_eq!(lead.skips, [(skip > 0).then_some((200, skip)), None]);
+        }
+        // What is too short for a skip is part of the block; more than the room there is not.
+        let mut slots = Slots::new(200);
+        let spot = slots.find(1000, 800, Want::packed(100, 300), &[]).unwrap();
+        let id = slots.append(spot, 300);
+        for bytes in 85..=100 {
+            assert_eq!(slots.set_block(id, bytes), Some(Ok((200, 100))));
+        }
+        assert_eq!(slots.set_block(id, 101), Some(Err(100)));
+        assert_eq!(slots.room(id), Some(100));
+        let lead = slots.publish(1000, id).unwrap();
+        assert_eq!((lead.block, lead.skips), (Some((200, 100)), [None; 2]));
+        assert_eq!(slots.set_block(id, 24), None);
+        // At the beginning of the ring, and behind what was passed by.
+        let spot = slots.find(1000, 800, Want::packed(100, 500), &[]);
+        assert_eq!(spot, None, "it does not fit behind the last, nor before it");
+        let mut slots = Slots::new(700);
+        let spot = slots.find(1000, 1000, Want::packed(100, 500), &[]).unwrap();
+        let passed = slots.append(spot, 100);
+        let spot = slots.find(1000, 1000, Want::packed(50, 300), &[]).unwrap();
+        let id = slots.append(spot, 300);
+        slots.set_block(id, 40);
+        let lead = slots.publish(1000, id).unwrap();
+        assert_eq!(lead.placement.marker, Some(700));
+        assert_eq!(
+            (lead.block, lead.skips[1]),
+            (Some((210, 40)), Some((0, 210)))
+        );
+        assert_eq!(slots.set_block(passed, 0), None);
+    }
+
+    #[test]
+    fn a_message_takes_what_belongs_to_no_slot_or_is_room() {
+        let lent = |slots: &mut Slots, room, total| {
+            let spot = slots
+                .find(1000, 1000, Want::packed(room, total), &[])
+                .unwrap();
+            slots.append(spot, total)
+        };
+        let mut slots = Slots::new(0);
+        assert_eq!(
+            slots.carve(1000, 24, &[]),
+            None,
+            "there is no slot to be before"
+        );
+        let [a, b] = [200; 2].map(|total| lent(&mut slots, 100, total));
+        slots.set_block(a, 30);
+        // What is left before the block has to hold a header.
+        assert_eq!(slots.carve(1000, 60, &[]), None);
+        let lead = slots.carve(1000, 50, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.cost()), (0, 50));
+        assert_eq!((slots.position(), slots.room(a)), (50, Some(50)));
+        let lead = slots.carve(1000, 20, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.skips), (50, [None; 2]));
+        assert_eq!(slots.carve(1000, 1, &[]), None);
+        let lead = slots.publish(1000, a).unwrap();
+        assert_eq!((lead.block, lead.skips), (Some((70, 30)), [None; 2]));
+        // The place of one that was dropped is free, but not what is still looked at in it.
+        slots.cancel(b);
+        let b = lent(&mut slots, 0, 200);
+        let c = lent(&mut slots, 0, 200);
+        slots.cancel(b);
+        assert_eq!(slots.carve(1000, 150, &[400..450]), None);
+        let lead = slots.carve(1000, 150, &[460..480]).unwrap();
+        assert_eq!((lead.placement.at, slots.position()), (300, 450));
+        let lead = slots.publish(1000, c).unwrap();
+        assert_eq!((lead.placement.at, lead.skips[0]), (500, Some((450, 50))));
+        // At the end of the ring, then at its beginning.
+        let d = lent(&mut slots, 100, 400);
+        assert_eq!(slots.position(), 700);
+        let lead = slots.carve(1000, 300, &[]).unwrap();
+        assert_eq!((lead.placement.at, slots.position()), (700, 1000));
+        let lead = slots.carve(1000, 90, &[]);
+        assert_eq!(lead, None, "10 bytes are left before it");
+        let lead = slots.carve(1000, 84, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.marker), (0, None));
+        let lead = slots.publish(1000, d).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.waste), (100, 16));
+        assert_eq!(lead.skips, [Some((84, 16)), None]);
+        // With a marker.
+        let mut slots = Slots::new(900);
+        let e = lent(&mut slots, 200, 400);
+        let lead = slots.carve(1000, 150, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.waste), (0, 100));
+        assert_eq!((lead.placement.marker, lead.skips), (Some(900), [None; 2]));
+        assert_eq!(slots.room(e), Some(50));
+    }
+
+    #[test]
+    fn a_ring_of_the_named_size_holds_so_many_frames_in_place() {
+        for len in [1, 100, 1000, 4321] {
+            for frames in 1..6 {
+                let size = super::super::ring::ring_size(len, frames);
+                assert!(size.is_multiple_of(64));
+                let total = len + 16;
+                let want = Want {
+                    room: super::super::ring::RECORD_ROOM,
+                    total,
+                    align: 64,
+                    base: 128,
+                };
+                // Frames go round, the oldest first.
+                let mut slots = Slots::new(size / 3);
+                let mut lent: VecDeque<(u64, Range<u64>)> = VecDeque::new();
+                let mut free = size;
+                for _ in 0..1000 {
+                    if lent.len() as u64 == frames {
+                        free += lent.pop_front().unwrap().0;
+                    }
+                    let mut taken: Vec<_> = lent.iter().map(|(_, taken)| taken.clone()).collect();
+                    let spot = slots.find(size, free, want, &taken).unwrap();
+                    taken.push(spot.start..spot.head + total);
+                    assert!(Slots::leaves_room(size, want.room + total, &taken));
+                    let id = slots.append(spot, total);
+                    let lead = slots.publish(size, id).unwrap();
+                    free -= lead.placement.cost();
+                    lent.push_back((lead.placement.cost(), spot.head..spot.head + total));
+                }
+            }
         }
     }
 

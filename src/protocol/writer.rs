@@ -16,7 +16,7 @@ use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
 use super::liveness::{Hints, Patience, Watch};
-use super::ring::{self, BLOCK, Fit};
+use super::ring::{self, ALIGNMENT, BLOCK, Fit};
 use super::slots::{Lead, SlotId, Slots, Spot, Want};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
@@ -27,9 +27,6 @@ use records::Room;
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Alignment of the room that is lent ahead: enough for any vector instruction.
-const ALIGNMENT: u64 = 64;
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);

@@ -102,17 +102,22 @@ pub fn greet(segment: &Segment, sizes: &Sizes, resizes: bool) {
     }
 }
 
-/// What the reader said; nothing if it did not, or if metadata lies over it.
-pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
+/// Whether there is a hello, and no metadata over it.
+fn is_there(segment: &Segment, sizes: &Sizes) -> bool {
     let free_of_metadata = Oieb::of(segment).is_some_and(|oieb| {
         let written = oieb.get(offset::METADATA_WRITTEN_BYTES);
         written
             .checked_add(HELLO_SIZE)
             .is_some_and(|end| end <= sizes.metadata.max(METADATA_PREFIX_SIZE))
     });
-    let get = |field| word(segment, sizes, field).map(|word| word.load(Ordering::Relaxed));
-    match (get(field::MAGIC), get(field::ABILITIES)) {
-        (Some(HELLO_MAGIC), Some(abilities)) if free_of_metadata => Abilities(abilities),
+    let magic = word(segment, sizes, field::MAGIC);
+    free_of_metadata && magic.is_some_and(|word| word.load(Ordering::Relaxed) == HELLO_MAGIC)
+}
+
+/// What the reader said; nothing if it did not, or if metadata lies over it.
+pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
+    match word(segment, sizes, field::ABILITIES) {
+        Some(word) if is_there(segment, sizes) => Abilities(word.load(Ordering::Relaxed)),
         _ => Abilities::default(),
     }
 }
@@ -144,23 +149,19 @@ pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
 
 /// Writer: how many bytes it waits for, header included; 0 when it does not wait any more.
 pub fn want(segment: &Segment, sizes: &Sizes, bytes: u64) {
-    if let Some(word) = word(segment, sizes, field::WANTED) {
+    // Our own metadata may lie there since we attached.
+    if let Some(word) = word(segment, sizes, field::WANTED)
+        && is_there(segment, sizes)
+    {
         // Relaxed: the reader only makes room by it, and looks again.
         word.store(bytes, Ordering::Relaxed);
     }
 }
 
-/// Reader, before it takes its pid out: whether it has made the buffer anew.
-pub fn note_replaced(segment: &Segment, sizes: &Sizes, replaced: bool) {
-    if let Some(word) = word(segment, sizes, field::REPLACED) {
-        // Relaxed: the 0 in the place of the reader's pid comes after and is a Release.
-        word.store(u64::from(replaced), Ordering::Relaxed);
-    }
-}
-
-/// Writer, when it has found that its reader is gone: whether that has made the buffer anew.
-pub fn is_replaced(segment: &Segment, sizes: &Sizes) -> bool {
-    word(segment, sizes, field::REPLACED).is_some_and(|word| word.load(Ordering::Relaxed) == 1)
+/// The word that says that the reader has made the buffer anew, for `handoff::retire`. `None` where
+/// there is no hello (any more).
+pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64> {
+    word(segment, sizes, field::REPLACED).filter(|_| is_there(segment, sizes))
 }
 
 /// Reader: how many bytes a writer of ours waits for.

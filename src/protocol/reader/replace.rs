@@ -31,6 +31,8 @@ impl Reader {
         };
         let mut created = buffer::replace(old, &shared.sizes, sizes, config)?;
         created.lock_problem = shared.lock_problem.clone();
+        // Release, with the Acquire in `writer_state` and `close_if_unused`.
+        shared.replaced.store(true, Ordering::Release);
         drop(owned.take());
         drop(owned);
         let reader = Self::new(shared.names.clone(), sizes, created);

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use super::{Error, Reservation, Result, Shared, State, Wait, Writer};
 use crate::protocol::extension;
 use crate::protocol::extension::records::Records;
-use crate::protocol::layout::FRAME_HEADER_SIZE;
+use crate::protocol::handoff;
+use crate::protocol::layout::{FRAME_HEADER_SIZE, offset};
 use crate::protocol::ring::{self, BLOCK, MESSAGE};
 use crate::protocol::slots::Lead;
 
-/// Bytes in front of a place that is lent ahead: time and layout fit, and what little an
+/// Bytes in front of a place that is lent ahead, at least: time and layout fit, and what little an
 /// application may add.
-const LEAST_ROOM: u64 = 192;
+const LEAST_ROOM: u64 = ring::RECORD_ROOM;
 /// Frames whose records are larger than this are copied; so much ahead would be wasted.
 const MOST_ROOM: u64 = 16 * 1024;
 /// Room is in whole lines of the cache.
@@ -197,10 +198,13 @@ impl Shared {
     /// Why there is no reader any more.
     pub(super) fn reader_gone(&self) -> Error {
         let name = self.name();
-        if self.abilities.reads_records() && extension::is_replaced(&self.segment, &self.sizes) {
-            Error::ReaderReplaced { name }
-        } else {
-            Error::ReaderClosed { name }
+        let pid = self.oieb().map(|oieb| oieb.word(offset::READER_PID));
+        let replaced = extension::replaced(&self.segment, &self.sizes);
+        match (pid, replaced) {
+            (Some(pid), Some(replaced)) if handoff::is_retired(pid, replaced) => {
+                Error::ReaderReplaced { name }
+            }
+            _ => Error::ReaderClosed { name },
         }
     }
 
