@@ -452,12 +452,12 @@ mod tests {
         let passed = slots.append(spot, 100);
         let spot = slots.find(1000, 1000, Want::packed(50, 300), &[]).unwrap();
         let id = slots.append(spot, 300);
-        slots.set_block(id, 40);
+        slots.set_block(id, 30);
         let lead = slots.publish(1000, id).unwrap();
         assert_eq!(lead.placement.marker, Some(700));
         assert_eq!(
             (lead.block, lead.skips[1]),
-            (Some((210, 40)), Some((0, 210)))
+            (Some((220, 30)), Some((0, 220)))
         );
         assert_eq!(slots.set_block(passed, 0), None);
     }
