@@ -80,6 +80,14 @@ struct State {
     closed: bool,
 }
 
+/// Room that the reader has to give back first.
+#[derive(Clone, Copy, Debug)]
+struct Lack {
+    free: u64,
+    /// How many bytes have to be free.
+    wanted: u64,
+}
+
 impl Writer {
     /// Attaches to the buffer `name`, which its reader has made.
     ///
@@ -330,9 +338,9 @@ impl Writer {
                         state.reserved = Some(thread::current().id());
                         return Ok(lent);
                     }
-                    Err(free) => {
+                    Err(lack) => {
                         drop(state);
-                        shared.wait_for_room(&waiting, total, free, !waited)?;
+                        shared.wait_for_room(&waiting, total, lack, !waited)?;
                         waited = true;
                         state = shared.state();
                     }
@@ -356,27 +364,28 @@ impl Writer {
     ///
     /// It leaves room for frames of the same size from [`Writer::reserve`], however long it lives.
     pub fn reserve_ahead(&self, len: u64) -> Option<Reservation> {
-        let shared = &self.shared;
-        let total = ring::frame_total(len).filter(|_| len > 0 && self.reserves_ahead())?;
-        let oieb = shared.oieb()?;
-        let mut state = shared.state();
-        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
-        if state.closed || reader == 0 {
-            return None;
+        self.shared.reserve_ahead(len).ok()
+    }
+
+    /// As [`Writer::reserve_ahead`], but waits while the room is taken by frames that the reader has
+    /// not given back. `None` also when the time is over, when interrupted, or without a reader.
+    pub fn reserve_ahead_wait<'a>(
+        &self,
+        len: u64,
+        wait: impl Into<Wait<'a>>,
+    ) -> Option<Reservation> {
+        let waiting = wait.into().start();
+        let mut first = true;
+        loop {
+            match self.shared.reserve_ahead(len) {
+                Ok(place) => return Some(place),
+                Err(None) => return None,
+                Err(Some(lack)) => {
+                    (self.shared.wait_for_room(&waiting, len, lack, first)).ok()?;
+                    first = false;
+                }
+            }
         }
-        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
-        let free = handoff::look_for_room(free, &shared.sem_read).ok()?;
-        let size = shared.sizes.payload;
-        let mut taken = shared.taken();
-        let align = (shared.sizes.payload_start(), ALIGNMENT);
-        let start = state
-            .slots
-            .find(size, free.min(size), total, align, &taken)?;
-        taken.push(start..start + total);
-        if !Slots::leaves_room(size, total, &taken) {
-            return None;
-        }
-        shared.lend(&mut state, start, len, total).ok()
     }
 
     /// Whether [`Writer::reserve_ahead`] can work: the reader is one of ours.
@@ -473,8 +482,13 @@ impl Shared {
         Error::MetadataAlreadyWritten { name: self.name() }
     }
 
-    /// The start of a slot for a frame, or the free bytes that are too few for it.
-    fn find_place(&self, state: &State, len: u64, total: u64) -> Result<Result<u64, u64>> {
+    /// The start of a slot for a frame, or what is lacking for it.
+    fn find_place(
+        &self,
+        state: &State,
+        len: u64,
+        total: u64,
+    ) -> Result<std::result::Result<u64, Lack>> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         if oieb.word(offset::READER_PID).load(Ordering::Acquire) == 0 {
             return Err(Error::ReaderClosed { name: self.name() });
@@ -489,13 +503,24 @@ impl Shared {
         let taken = self.taken();
         if total <= size && !(state.slots.is_empty() && taken.is_empty()) {
             // Only for a reader that follows skips: nothing else is ever lent at this moment.
-            let start = state.slots.find(size, free, total, (0, 1), &taken);
-            return Ok(start.ok_or(free));
+            let find = |free| state.slots.find(size, free, total, (0, 1), &taken);
+            return Ok(find(free).ok_or_else(|| {
+                // What is lent blocks every place: all that the reader has may help.
+                let wanted = find(size).map_or(size, |at| state.slots.needed(size, at, total));
+                Lack { free, wanted }
+            }));
         }
         let at = state.slots.position();
-        match ring::place(size, at, free, total, self.abilities.tails()) {
+        let tails = self.abilities.tails();
+        match ring::place(size, at, free, total, tails) {
             Fit::Now(placement) => Ok(Ok(placement.at)),
-            Fit::Later => Ok(Err(free)),
+            Fit::Later => {
+                let wanted = match ring::place(size, at, size, total, tails) {
+                    Fit::Now(placement) => placement.cost(),
+                    _ => size,
+                };
+                Ok(Err(Lack { free, wanted }))
+            }
             Fit::TooLarge => Err(Error::FrameTooLarge {
                 name: self.name(),
                 size: len,
@@ -510,6 +535,37 @@ impl Shared {
                 good_size: ring::good_size(len),
             }),
         }
+    }
+
+    /// `None` for the lack of room that waiting for the reader would not end.
+    fn reserve_ahead(
+        self: &Arc<Self>,
+        len: u64,
+    ) -> std::result::Result<Reservation, Option<Lack>> {
+        let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
+        let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
+        let mut state = self.state();
+        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+        if state.closed || reader == 0 {
+            return Err(None);
+        }
+        let size = self.sizes.payload;
+        let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
+            .map_err(|_| None)?
+            .min(size);
+        let mut taken = self.taken();
+        let align = (self.sizes.payload_start(), ALIGNMENT);
+        let find = |free| state.slots.find(size, free, total, align, &taken);
+        let start = find(free).ok_or_else(|| {
+            let at = find(size).filter(|_| free < size)?;
+            let wanted = state.slots.needed(size, at, total);
+            Some(Lack { free, wanted })
+        })?;
+        taken.push(start..start + total);
+        if !Slots::leaves_room(size, total, &taken) {
+            return Err(None);
+        }
+        self.lend(&mut state, start, len, total).map_err(|_| None)
     }
 
     fn lend(
@@ -546,25 +602,28 @@ impl Shared {
     }
 
     /// Sleeps until the reader gives something back, or for a slice of time.
-    fn wait_for_room(&self, waiting: &Waiting, total: u64, free: u64, first: bool) -> Result<()> {
-        let slice = self.next_slice(waiting, total, free)?;
+    fn wait_for_room(&self, waiting: &Waiting, total: u64, lack: Lack, first: bool) -> Result<()> {
+        let slice = self.next_slice(waiting, total, lack.free)?;
+        let sem_error = |err| self.names.os("waiting for the reader's semaphore", err);
+        if self.sem_read.try_wait_briefly().map_err(sem_error)? {
+            return Ok(());
+        }
         if first {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let ours = self.abilities != Abilities::default();
         if ours {
-            // The reader does not know what is lent, so beside that it has to give back all.
-            let lent = !self.segment.places().is_empty();
-            let wanted = if lent { self.sizes.payload } else { total };
-            extension::want(&self.segment, &self.sizes, wanted);
+            extension::want(&self.segment, &self.sizes, lack.wanted);
         }
         let posted = self.sem_read.wait_timeout(slice);
         if ours {
             extension::want(&self.segment, &self.sizes, 0);
         }
-        let posted =
-            posted.map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
-        if posted { Ok(()) } else { self.check_reader() }
+        if posted.map_err(sem_error)? {
+            Ok(())
+        } else {
+            self.check_reader()
+        }
     }
 
     fn next_slice(&self, waiting: &Waiting, needed: u64, free: u64) -> Result<Duration> {

@@ -88,7 +88,7 @@ struct State {
     announced: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     state: Mutex<State>,
@@ -97,6 +97,19 @@ pub struct ZeroBufferSink {
     /// Needs none of the locks above, so that unlock() never waits for them.
     pausing: Pausing,
     counters: Counters,
+}
+
+impl Default for ZeroBufferSink {
+    fn default() -> Self {
+        let pausing = Pausing::default();
+        ZeroBufferSink {
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            link: Link::new(pausing.interrupt.clone()),
+            pausing,
+            counters: Counters::default(),
+        }
+    }
 }
 
 #[glib::object_subclass]
@@ -432,6 +445,7 @@ impl ZeroBufferSink {
     /// Sends a buffer as a frame; false if the properties say to drop it.
     fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
         let settings = self.settings().clone();
+        self.link.rendering(settings.on_full == OnFull::Block);
         let Some(writer) = self.connect(&settings)? else {
             return Ok(false);
         };
