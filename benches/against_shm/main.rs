@@ -12,7 +12,8 @@
 //! Unpaced it counts frames a second and processor time a frame; at 60 frames/s one-way latency and
 //! processor time again. Both processes count, user and system time, without the first and the last
 //! tenth of the frames. Memory is what is resident of both, shared pages once (Pss). The two kinds
-//! are measured in turn, several rounds; figures are medians. Only the ratios mean something on
+//! are measured in turn, several rounds, and so is the same source with a `queue` and a sink in one
+//! process, which tells what GStreamer and waking a thread take by themselves; figures are medians. Only the ratios mean something on
 //! another machine. `memcpy` copies such a frame from one place to eight, as a ring of eight has it.
 //!
 //! Options: `--quick` (1080p, three rounds), `--rounds N`, `--growth` (what does our cost grow
@@ -34,6 +35,7 @@ use measure::{Mark, quantile};
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 const SIZES: [(u64, u64); 3] = [(1280, 720), (1920, 1080), (3840, 2160)];
+const KINDS: [Kind; 3] = [Kind::ZeroBuffer, Kind::Shm, Kind::Queue];
 const WORK: [&str; 3] = ["in place", "copied in", "every byte"];
 /// Frames that have room in the ring.
 const RING: u64 = 8;
@@ -68,6 +70,9 @@ fn main() -> Result {
 enum Kind {
     ZeroBuffer,
     Shm,
+    /// Nothing of either: a queue between two threads of one process, to see what GStreamer and the
+    /// machine take for themselves.
+    Queue,
 }
 
 /// One sender and one receiver.
@@ -123,6 +128,7 @@ impl Job {
                 format!("zerobuffersink buffer-name={name}"),
                 format!("zerobuffersrc buffer-name={name} payload-size={ring}"),
             ),
+            Kind::Queue => ("queue".into(), String::new()),
             Kind::Shm => (
                 format!("shmsink socket-path={name} shm-size={ring} wait-for-connection=true"),
                 format!("shmsrc socket-path={name} is-live=true ! {caps}"),
@@ -130,44 +136,55 @@ impl Job {
         };
         let interval = if self.paced { INTERVAL } else { 0 };
         let (fill, own) = (self.work == "every byte", self.work == "copied in");
-        [
-            format!(
-                "benchsrc name=in num-buffers={} interval={interval} fill={fill} own={own} ! \
-                 {caps} ! {sink} sync=false",
-                self.frames
-            ),
-            format!("{source} ! fakesink name=out sync=false enable-last-sample=false"),
-        ]
+        let start = format!(
+            "benchsrc name=in num-buffers={} interval={interval} fill={fill} own={own} ! \
+             {caps} ! {sink}",
+            self.frames
+        );
+        let end = format!("{source} ! fakesink name=out sync=false enable-last-sample=false");
+        match self.kind {
+            Kind::Queue => [String::new(), start + &end],
+            _ => [start + " sync=false", end],
+        }
     }
 
     fn measure(&self) -> Result<Figures> {
         let name = gstzerobuffer::testing::unique_name("bench");
         let socket = env::temp_dir().join(&name);
         let name = match self.kind {
-            Kind::ZeroBuffer => name,
             Kind::Shm => socket.display().to_string(),
+            _ => name,
         };
         let [sending, receiving] = self.pipelines(&name);
         let frames = self.frames.to_string();
-        let sender = Peer::start(&["--send", &sending, &frames])?;
+        let mut peers = Vec::new();
+        if self.kind != Kind::Queue {
+            peers.push(Peer::start(&["--send", &sending, &frames])?);
+        }
         // shmsrc does not wait for its sender.
         let began = Instant::now();
         while self.kind == Kind::Shm && !socket.exists() && began.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(2));
         }
-        let receiver = Peer::start(&["--receive", &receiving, &frames, &self.work])?;
-        let ended = finish([sender, receiver]);
+        peers.push(Peer::start(&[
+            "--receive",
+            &receiving,
+            &frames,
+            &self.work,
+        ])?);
+        let ended = finish(peers);
         let _ = std::fs::remove_file(&socket);
-        let [sent, received] = ended.map_err(|err| format!("{self:?}: {err}"))?;
+        let ended = ended.map_err(|err| format!("{self:?}: {err}"))?;
         let counted = (self.frames - self.frames / 10 - self.frames / 10) as f64;
-        let both = |key| (number(&sent, key) + number(&received, key)) / counted;
+        let both = |key| ended.iter().map(|peer| number(peer, key)).sum::<f64>() / counted;
+        let [sent, received] = [&ended[0], &ended[ended.len() - 1]];
         Ok(Figures {
-            rate: counted / number(&received, "nanos") * 1e9,
+            rate: counted / number(received, "nanos") * 1e9,
             cpu: both("cpu") / 1000.0,
-            p50: number(&received, "p50") / 1000.0,
-            p99: number(&received, "p99") / 1000.0,
+            p50: number(received, "p50") / 1000.0,
+            p99: number(received, "p99") / 1000.0,
             memory: both("memory") * counted,
-            sender_cpu: number(&sent, "cpu") / counted / 1000.0,
+            sender_cpu: number(sent, "cpu") / counted / 1000.0,
             faults: both("faults"),
             sleeps: both("sleeps"),
         })
@@ -199,8 +216,8 @@ impl Drop for Peer {
     }
 }
 
-/// Waits for both; when one fails, or it takes too long, the other one is killed.
-fn finish(mut peers: [Peer; 2]) -> Result<[Value; 2]> {
+/// Waits for all; when one fails, or it takes too long, the others are killed.
+fn finish(mut peers: Vec<Peer>) -> Result<Vec<Value>> {
     let began = Instant::now();
     loop {
         let mut ended = 0;
@@ -219,12 +236,11 @@ fn finish(mut peers: [Peer; 2]) -> Result<[Value; 2]> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let mut figures = [Value::Null, Value::Null];
-    for (Peer(child), figures) in peers.iter_mut().zip(&mut figures) {
+    let figures = peers.iter_mut().map(|Peer(child)| {
         let output = child.stdout.take().ok_or("no output")?;
-        *figures = serde_json::from_reader(output)?;
-    }
-    Ok(figures)
+        Ok(serde_json::from_reader(output)?)
+    });
+    figures.collect()
 }
 
 /// Processor time in µs of one plain memcpy of a frame into the next of the ring's places.
@@ -262,12 +278,12 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result {
     for size in sizes {
         let mut copies = Vec::new();
         for work in WORK {
-            // By column: ours and shm's values of all rounds.
-            let mut values = [const { [Vec::new(), Vec::new()] }; COLUMNS.len()];
+            // By column: the values of all rounds of ours, shm and the queue.
+            let mut values = [const { [const { Vec::new() }; KINDS.len()] }; COLUMNS.len()];
             for _ in 0..rounds {
                 copies.push(memcpy(*size)?);
                 for paced in [false, true] {
-                    for (who, kind) in [Kind::ZeroBuffer, Kind::Shm].into_iter().enumerate() {
+                    for (who, kind) in KINDS.into_iter().enumerate() {
                         let figures = Job::new(kind, *size, work, paced).measure()?;
                         for ((_, get, of_paced), values) in COLUMNS.iter().zip(&mut values) {
                             if *of_paced == paced {
@@ -278,14 +294,14 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result {
                 }
                 eprint!(".");
             }
-            let medians = values.map(|pair| pair.map(|mut values| quantile(&mut values, 0.5)));
+            let medians = values.map(|kinds| kinds.map(|mut values| quantile(&mut values, 0.5)));
             let copy = quantile(&mut copies.clone(), 0.5);
             let row = format!("| {}×{} | {work} |", size.0, size.1);
             ratios += &row;
             absolute += &row;
-            for [ours, shm] in medians {
+            for [ours, shm, queue] in medians {
                 ratios += &format!(" {:.2} |", ours / shm);
-                absolute += &format!(" {ours:.0} : {shm:.0} |");
+                absolute += &format!(" {ours:.0} : {shm:.0} : {queue:.0} |");
             }
             ratios += &format!(" {:.2} |\n", medians[1][0] / copy);
             absolute += &format!(" {copy:.0} |\n");
@@ -297,7 +313,7 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result {
     println!(
         "zerobuffer / shm (median of {rounds} rounds; frames/s: more is better, all others: less)\n\n\
          | frame | work |{names} CPU / memcpy |\n{line}|\n{ratios}\n\
-         zerobuffer : shm on this machine (times in µs, CPU a frame; memory in KiB)\n\n\
+         zerobuffer : shm : a queue in one process, here (times in µs, CPU a frame; memory in KiB)\n\n\
          | frame | work |{names} memcpy |\n{line}|\n{absolute}"
     );
     Ok(())
@@ -312,16 +328,31 @@ fn growth() -> Result {
         Ok(quantile(&mut rounds?, 0.5))
     };
     println!("| what grows | | CPU a frame, µs |\n|---|---|---|");
-    for size in [(160, 120), (640, 360), (1920, 1080), (3840, 2160), (7680, 4320)] {
-        let job = Job { size, ..plain.clone() };
+    for size in [
+        (160, 120),
+        (640, 360),
+        (1920, 1080),
+        (3840, 2160),
+        (7680, 4320),
+    ] {
+        let job = Job {
+            size,
+            ..plain.clone()
+        };
         println!("| frame | {}×{} | {:.1} |", size.0, size.1, cpu(&job)?);
     }
     for ring in [6, 12, 25, 50, 100] {
-        let job = Job { ring, ..plain.clone() };
+        let job = Job {
+            ring,
+            ..plain.clone()
+        };
         println!("| ring | {ring} frames | {:.1} |", cpu(&job)?);
     }
     for frames in [4_000, 20_000, 100_000, 500_000] {
-        let job = Job { frames, ..plain.clone() };
+        let job = Job {
+            frames,
+            ..plain.clone()
+        };
         println!("| laps | {} | {:.1} |", frames / RING, cpu(&job)?);
     }
     Ok(())

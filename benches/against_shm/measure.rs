@@ -28,7 +28,8 @@ impl Mark {
     pub fn now() -> Self {
         let nanos = |time: TimeVal| time.num_nanoseconds() as u64;
         // It cannot fail for a process that asks about itself.
-        let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap_or_else(|err| panic!("getrusage: {err}"));
+        let usage =
+            getrusage(UsageWho::RUSAGE_SELF).unwrap_or_else(|err| panic!("getrusage: {err}"));
         Mark {
             at: now(),
             cpu: nanos(usage.user_time()) + nanos(usage.system_time()),
@@ -50,5 +51,8 @@ pub fn memory() -> u64 {
 pub fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
-    values.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
+    values
+        .get((last as f64 * part).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
 }

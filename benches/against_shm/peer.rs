@@ -71,7 +71,9 @@ pub fn send(pipeline: &str, frames: u64) -> Result {
     init()?;
     let pipeline = gst::parse::launch(pipeline)?;
     let source = element(&pipeline, "in")?;
-    let source = source.downcast::<FrameSrc>().map_err(|_| "another source")?;
+    let source = source
+        .downcast::<FrameSrc>()
+        .map_err(|_| "another source")?;
     let resident = Arc::new(Mutex::new(0));
     let measured = resident.clone();
     source.note(Box::new(move |number| {
@@ -123,7 +125,9 @@ impl Received {
 pub fn receive(pipeline: &str, frames: u64, every_byte: bool) -> Result {
     init()?;
     let pipeline = gst::parse::launch(pipeline)?;
-    let pad = element(&pipeline, "out")?.static_pad("sink").ok_or("no pad")?;
+    let pad = element(&pipeline, "out")?
+        .static_pad("sink")
+        .ok_or("no pad")?;
     let received = Arc::new(Mutex::new(Received::default()));
     let receiving = received.clone();
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {

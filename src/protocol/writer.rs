@@ -538,10 +538,7 @@ impl Shared {
     }
 
     /// `None` for the lack of room that waiting for the reader would not end.
-    fn reserve_ahead(
-        self: &Arc<Self>,
-        len: u64,
-    ) -> std::result::Result<Reservation, Option<Lack>> {
+    fn reserve_ahead(self: &Arc<Self>, len: u64) -> std::result::Result<Reservation, Option<Lack>> {
         let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
         let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
         let mut state = self.state();
