@@ -23,8 +23,9 @@ mod zerobuffersink;
 mod zerobuffersrc;
 
 pub use protocol::{
-    BufferConfig, Error, Frame, Interrupt, MetadataReservation, Reader, Reservation, Wait, Writer,
-    WriterState,
+    BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
+    MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Wait, Writer,
+    WriterState, ring_size,
 };
 
 #[cfg(feature = "plugin")]

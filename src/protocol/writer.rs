@@ -1,5 +1,7 @@
 //! The writing end: it attaches to a buffer that a reader made, and fills it.
 
+mod records;
+
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,19 +16,17 @@ use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
 use super::liveness::{Hints, Patience, Watch};
-use super::ring::{self, Fit};
-use super::slots::{SlotId, Slots};
+use super::ring::{self, ALIGNMENT, BLOCK, Fit};
+use super::slots::{Lead, SlotId, Slots, Spot, Want};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
 use crate::sys::shm::{Place, Segment};
+use records::Room;
 
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Alignment of the room that is lent ahead: enough for any vector instruction.
-const ALIGNMENT: u64 = 64;
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -62,6 +62,8 @@ struct Shared {
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
+    messages: AtomicU64,
+    records_dropped: AtomicU64,
 }
 
 /// Our own copies; what stands in the OIEB is for others.
@@ -77,6 +79,8 @@ struct State {
     waiting: usize,
     /// When the reader was last looked at.
     looked: Instant,
+    /// How much room for records is lent ahead.
+    room: Room,
     closed: bool,
 }
 
@@ -124,12 +128,15 @@ impl Writer {
                     reserved: None,
                     waiting: 0,
                     looked: Instant::now(),
+                    room: Room::default(),
                     closed: false,
                 }),
                 unreserved: Condvar::new(),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
+                messages: AtomicU64::new(0),
+                records_dropped: AtomicU64::new(0),
                 segment,
             }),
         };
@@ -308,12 +315,25 @@ impl Writer {
     /// [`Error::ReservationPending`] when this thread itself holds one (another thread's is
     /// waited for); [`Error::Closed`].
     pub fn reserve<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Result<Reservation> {
-        let shared = &self.shared;
         if len == 0 {
             return Err(Error::InvalidFrameSize);
         }
         let total = ring::frame_total(len).unwrap_or(u64::MAX);
-        let waiting = wait.into().start();
+        self.when_unreserved(wait.into(), total, |shared, state| {
+            shared.try_reserve(state, len, 0)
+        })
+    }
+
+    /// Does what `act` does as soon as no other thread has a reservation and there is room, for
+    /// which `act` returns, if there is none, how many bytes are free.
+    fn when_unreserved<T>(
+        &self,
+        wait: Wait,
+        total: u64,
+        mut act: impl FnMut(&Arc<Shared>, &mut State) -> Result<std::result::Result<T, Lack>>,
+    ) -> Result<T> {
+        let shared = &self.shared;
+        let waiting = wait.start();
         let mut waited = false;
         // Also while there is room: a killed reader leaves it as it was.
         self.look_at_reader()?;
@@ -324,20 +344,15 @@ impl Writer {
                 return Err(Error::ReservationPending);
             }
             if state.reserved.is_none() {
-                let found = shared.find_place(&state, len, total);
-                if matches!(found, Err(Error::ReaderClosed { .. })) {
+                let done = act(shared, &mut state);
+                if matches!(done, Err(Error::ReaderClosed { .. })) {
                     drop(state);
                     shared.confirm_closed()?;
                     state = shared.state();
                     continue;
                 }
-                match found? {
-                    Ok(start) => {
-                        let mut lent = shared.lend(&mut state, start, len, total)?;
-                        lent.exclusive = true;
-                        state.reserved = Some(thread::current().id());
-                        return Ok(lent);
-                    }
+                match done? {
+                    Ok(done) => return Ok(done),
                     Err(lack) => {
                         drop(state);
                         shared.wait_for_room(&waiting, total, lack, !waited)?;
@@ -482,17 +497,44 @@ impl Shared {
         Error::MetadataAlreadyWritten { name: self.name() }
     }
 
-    /// The start of a slot for a frame, or what is lacking for it.
+    /// Lends room for a frame with `room` bytes for records before its header, or says what is
+    /// lacking for it.
+    fn try_reserve(
+        self: &Arc<Self>,
+        state: &mut State,
+        len: u64,
+        room: u64,
+    ) -> Result<std::result::Result<Reservation, Lack>> {
+        let total = ring::frame_total(len).unwrap_or(u64::MAX);
+        let spot = match self.find_place(state, len, room, total)? {
+            Ok(spot) => spot,
+            Err(lack) => return Ok(Err(lack)),
+        };
+        let mut lent = self.lend(state, spot, len, total)?;
+        lent.exclusive = true;
+        state.reserved = Some(thread::current().id());
+        Ok(Ok(lent))
+    }
+
+    /// Whether there is a reader; one that has closed may come back (`confirm_closed`).
+    fn has_reader(&self) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        match oieb.word(offset::READER_PID).load(Ordering::Acquire) {
+            0 => Err(Error::ReaderClosed { name: self.name() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The spot of a slot for a frame, or what is lacking for it.
     fn find_place(
         &self,
         state: &State,
         len: u64,
+        room: u64,
         total: u64,
-    ) -> Result<std::result::Result<u64, Lack>> {
+    ) -> Result<std::result::Result<Spot, Lack>> {
+        self.has_reader()?;
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        if oieb.word(offset::READER_PID).load(Ordering::Acquire) == 0 {
-            return Err(Error::ReaderClosed { name: self.name() });
-        }
         let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
             .map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
         let size = self.sizes.payload;
@@ -501,21 +543,27 @@ impl Shared {
             return Err(self.names.corrupt(what));
         }
         let taken = self.taken();
-        if total <= size && !(state.slots.is_empty() && taken.is_empty()) {
+        let all = total.saturating_add(room);
+        if all <= size && !(state.slots.is_empty() && taken.is_empty()) {
             // Only for a reader that follows skips: nothing else is ever lent at this moment.
-            let find = |free| state.slots.find(size, free, total, (0, 1), &taken);
+            let want = Want::packed(room, total);
+            let find = |free| state.slots.find(size, free, want, &taken);
             return Ok(find(free).ok_or_else(|| {
                 // What is lent blocks every place: all that the reader has may help.
-                let wanted = find(size).map_or(size, |at| state.slots.needed(size, at, total));
+                let wanted = find(size).map_or(size, |spot| state.slots.needed(size, spot, total));
                 Lack { free, wanted }
             }));
         }
         let at = state.slots.position();
+        let good_size = ring::good_size(len.saturating_add(room));
         let tails = self.abilities.tails();
-        match ring::place(size, at, free, total, tails) {
-            Fit::Now(placement) => Ok(Ok(placement.at)),
+        match ring::place(size, at, free, all, tails) {
+            Fit::Now(placement) => Ok(Ok(Spot {
+                start: placement.at,
+                head: placement.at + room,
+            })),
             Fit::Later => {
-                let wanted = match ring::place(size, at, size, total, tails) {
+                let wanted = match ring::place(size, at, size, all, tails) {
                     Fit::Now(placement) => placement.cost(),
                     _ => size,
                 };
@@ -525,19 +573,19 @@ impl Shared {
                 name: self.name(),
                 size: len,
                 payload_size: size,
-                good_size: ring::good_size(len),
+                good_size,
             }),
             Fit::Never => Err(Error::FrameCannotPass {
                 name: self.name(),
                 size: len,
                 payload_size: size,
                 position: at,
-                good_size: ring::good_size(len),
+                good_size,
             }),
         }
     }
 
-    /// `None` for the lack of room that waiting for the reader would not end.
+    /// `None` for a lack of room that waiting for the reader would not end.
     fn reserve_ahead(self: &Arc<Self>, len: u64) -> std::result::Result<Reservation, Option<Lack>> {
         let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
         let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
@@ -551,35 +599,41 @@ impl Shared {
             .map_err(|_| None)?
             .min(size);
         let mut taken = self.taken();
-        let align = (self.sizes.payload_start(), ALIGNMENT);
-        let find = |free| state.slots.find(size, free, total, align, &taken);
-        let start = find(free).ok_or_else(|| {
-            let at = find(size).filter(|_| free < size)?;
-            let wanted = state.slots.needed(size, at, total);
+        let want = Want {
+            room: self.room(&state),
+            total,
+            align: ALIGNMENT,
+            base: self.sizes.payload_start(),
+        };
+        let find = |free| state.slots.find(size, free, want, &taken);
+        let spot = find(free).ok_or_else(|| {
+            let spot = find(size).filter(|_| free < size)?;
+            let wanted = state.slots.needed(size, spot, total);
             Some(Lack { free, wanted })
         })?;
-        taken.push(start..start + total);
-        if !Slots::leaves_room(size, total, &taken) {
+        taken.push(spot.start..spot.head + total);
+        // A copy brings its records along too.
+        if !Slots::leaves_room(size, want.room + total, &taken) {
             return Err(None);
         }
-        self.lend(&mut state, start, len, total).map_err(|_| None)
+        self.lend(&mut state, spot, len, total).map_err(|_| None)
     }
 
     fn lend(
         self: &Arc<Self>,
         state: &mut State,
-        start: u64,
+        spot: Spot,
         len: u64,
         total: u64,
     ) -> Result<Reservation> {
-        let content = self.sizes.payload_start() + start + FRAME_HEADER_SIZE;
+        let content = self.sizes.payload_start() + spot.head + FRAME_HEADER_SIZE;
         let place = self
             .segment
             .place(content as usize, len as usize)
             .ok_or(Error::ReservationPending)?;
         Ok(Reservation {
             place: Some(place),
-            slot: Some(state.slots.append(start, total)),
+            slot: Some(state.slots.append(spot, total)),
             exclusive: false,
             shared: self.clone(),
         })
@@ -648,7 +702,7 @@ impl Shared {
         let dead = pid != 0 && self.reader.is_dead(&self.segment, pid, hints);
         let now = word.load(Ordering::Acquire);
         if now == 0 || !self.segment.file().is_linked() {
-            Err(Error::ReaderClosed { name: self.name() })
+            Err(self.reader_gone())
         } else if dead {
             Err(Error::ReaderDead {
                 name: self.name(),
@@ -672,37 +726,44 @@ impl Shared {
             }
             thread::sleep(CLOSED_INTERVAL);
         }
-        Err(Error::ReaderClosed { name: self.name() })
+        Err(self.reader_gone())
     }
 
     /// Publishes a slot; `None` if one behind it was published before it.
     fn publish(&self, slot: SlotId, len: u64) -> Result<Option<u64>> {
         let mut state = self.state();
         self.open(&state)?;
-        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let sequence = state.sequence;
         let Some(lead) = state.slots.publish(self.sizes.payload, slot) else {
             return Ok(None);
         };
-        let placement = lead.placement;
-        if let Some(marker) = placement.marker {
+        if let Some((at, bytes)) = lead.block {
+            self.store_header(at, 0, BLOCK | bytes)?;
+        }
+        self.store_header(lead.placement.at, len, sequence)?;
+        state.sequence = sequence.wrapping_add(1);
+        self.hand_over(&lead)?;
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(Some(sequence))
+    }
+
+    /// Publishes what stands in the ring, with what leads the reader to it.
+    fn hand_over(&self, lead: &Lead) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        if let Some(marker) = lead.placement.marker {
             self.store_header(marker, 0, 0)?;
         }
         for (at, bytes) in lead.skips.into_iter().flatten() {
             self.store_header(at, 0, bytes)?;
         }
-        self.store_header(placement.at, len, sequence)?;
         let written = handoff::Written {
             free: oieb.word(offset::PAYLOAD_FREE_BYTES),
             write_pos: oieb.word(offset::PAYLOAD_WRITE_POS),
             count: oieb.word(offset::PAYLOAD_WRITTEN_COUNT),
         };
-        state.sequence = sequence.wrapping_add(1);
-        handoff::publish(&written, &self.sem_write, &placement)
-            .map_err(|err| self.names.os("posting the semaphore", err))?;
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(len, Ordering::Relaxed);
-        Ok(Some(sequence))
+        handoff::publish(&written, &self.sem_write, &lead.placement)
+            .map_err(|err| self.names.os("posting the semaphore", err))
     }
 
     fn store_header(&self, at: u64, len: u64, sequence: u64) -> Result<()> {

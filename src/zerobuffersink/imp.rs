@@ -404,7 +404,9 @@ impl BaseSinkImpl for ZeroBufferSink {
                     }
                 }
                 Err(Stop::Protocol(
-                    err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
+                    err @ (Error::ReaderClosed { .. }
+                    | Error::ReaderReplaced { .. }
+                    | Error::ReaderDead { .. }),
                 )) => {
                     gst::info!(CAT, imp = self, "{err}");
                     self.disconnect("the reader went away");
