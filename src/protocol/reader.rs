@@ -316,7 +316,7 @@ impl Reader {
                 return Err(Error::Interrupted);
             }
             shared.usable()?;
-            if shared.wait_write(std::time::Duration::ZERO)? {
+            if shared.has_post()? {
                 if let Some(item) = self.take(true)? {
                     return Ok(item);
                 }
@@ -648,6 +648,12 @@ impl Shared {
         }
     }
 
+    /// Takes one post of the writer that is there, or comes as soon as those before did.
+    fn has_post(&self) -> Result<bool> {
+        (self.sem_write.try_wait_briefly())
+            .map_err(|err| self.names.os("looking at the writer's semaphore", err))
+    }
+
     /// Takes one post of the writer. The semaphore orders: what the writer stored before its post
     /// is seen after this (Release in sem_post, Acquire in sem_wait).
     fn wait_write(&self, time: std::time::Duration) -> Result<bool> {
@@ -866,8 +872,7 @@ impl Shared {
         let free = self.free_bytes();
         let needed = match extension::wanted(&self.segment, &self.sizes) {
             0 => self.largest.load(Ordering::Relaxed),
-            wanted if free < wanted.min(size) => return false,
-            wanted => wanted,
+            wanted => return free >= wanted.min(size),
         };
         at > size || ring::place(size, at, free, needed, Tails::Followed) != Fit::Later
     }

@@ -141,6 +141,16 @@ impl Slots {
         None
     }
 
+    /// How many bytes have to be free for that place, beginning with the next frame's.
+    pub fn needed(&self, size: u64, spot: Spot, total: u64) -> u64 {
+        let end = spot.head + total;
+        if spot.start >= self.at {
+            end - self.at
+        } else {
+            size - self.at + end
+        }
+    }
+
     /// Whether a frame of `total` bytes could be placed at all, with these ranges lent for ever and
     /// everything else free, from wherever the writer will stand: there is twice its size in one
     /// piece.

@@ -84,6 +84,14 @@ struct State {
     closed: bool,
 }
 
+/// Room that the reader has to give back first.
+#[derive(Clone, Copy, Debug)]
+struct Lack {
+    free: u64,
+    /// How many bytes have to be free.
+    wanted: u64,
+}
+
 impl Writer {
     /// Attaches to the buffer `name`, which its reader has made.
     ///
@@ -322,7 +330,7 @@ impl Writer {
         &self,
         wait: Wait,
         total: u64,
-        mut act: impl FnMut(&Arc<Shared>, &mut State) -> Result<Result<T, u64>>,
+        mut act: impl FnMut(&Arc<Shared>, &mut State) -> Result<std::result::Result<T, Lack>>,
     ) -> Result<T> {
         let shared = &self.shared;
         let waiting = wait.start();
@@ -345,9 +353,9 @@ impl Writer {
                 }
                 match done? {
                     Ok(done) => return Ok(done),
-                    Err(free) => {
+                    Err(lack) => {
                         drop(state);
-                        shared.wait_for_room(&waiting, total, free, !waited)?;
+                        shared.wait_for_room(&waiting, total, lack, !waited)?;
                         waited = true;
                         state = shared.state();
                     }
@@ -371,31 +379,28 @@ impl Writer {
     ///
     /// It leaves room for frames of the same size from [`Writer::reserve`], however long it lives.
     pub fn reserve_ahead(&self, len: u64) -> Option<Reservation> {
-        let shared = &self.shared;
-        let total = ring::frame_total(len).filter(|_| len > 0 && self.reserves_ahead())?;
-        let oieb = shared.oieb()?;
-        let mut state = shared.state();
-        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
-        if state.closed || reader == 0 {
-            return None;
+        self.shared.reserve_ahead(len).ok()
+    }
+
+    /// As [`Writer::reserve_ahead`], but waits while the room is taken by frames that the reader has
+    /// not given back. `None` also when the time is over, when interrupted, or without a reader.
+    pub fn reserve_ahead_wait<'a>(
+        &self,
+        len: u64,
+        wait: impl Into<Wait<'a>>,
+    ) -> Option<Reservation> {
+        let waiting = wait.into().start();
+        let mut first = true;
+        loop {
+            match self.shared.reserve_ahead(len) {
+                Ok(place) => return Some(place),
+                Err(None) => return None,
+                Err(Some(lack)) => {
+                    (self.shared.wait_for_room(&waiting, len, lack, first)).ok()?;
+                    first = false;
+                }
+            }
         }
-        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
-        let free = handoff::look_for_room(free, &shared.sem_read).ok()?;
-        let size = shared.sizes.payload;
-        let mut taken = shared.taken();
-        let want = Want {
-            room: shared.room(&state),
-            total,
-            align: ALIGNMENT,
-            base: shared.sizes.payload_start(),
-        };
-        let spot = state.slots.find(size, free.min(size), want, &taken)?;
-        taken.push(spot.start..spot.head + total);
-        // A copy brings its records along too.
-        if !Slots::leaves_room(size, want.room + total, &taken) {
-            return None;
-        }
-        shared.lend(&mut state, spot, len, total).ok()
     }
 
     /// Whether [`Writer::reserve_ahead`] can work: the reader is one of ours.
@@ -492,18 +497,18 @@ impl Shared {
         Error::MetadataAlreadyWritten { name: self.name() }
     }
 
-    /// Lends room for a frame with `room` bytes for records before its header, or says how many
-    /// bytes are free if these are too few.
+    /// Lends room for a frame with `room` bytes for records before its header, or says what is
+    /// lacking for it.
     fn try_reserve(
         self: &Arc<Self>,
         state: &mut State,
         len: u64,
         room: u64,
-    ) -> Result<Result<Reservation, u64>> {
+    ) -> Result<std::result::Result<Reservation, Lack>> {
         let total = ring::frame_total(len).unwrap_or(u64::MAX);
         let spot = match self.find_place(state, len, room, total)? {
             Ok(spot) => spot,
-            Err(free) => return Ok(Err(free)),
+            Err(lack) => return Ok(Err(lack)),
         };
         let mut lent = self.lend(state, spot, len, total)?;
         lent.exclusive = true;
@@ -520,14 +525,14 @@ impl Shared {
         }
     }
 
-    /// The spot of a slot for a frame, or the free bytes that are too few for it.
+    /// The spot of a slot for a frame, or what is lacking for it.
     fn find_place(
         &self,
         state: &State,
         len: u64,
         room: u64,
         total: u64,
-    ) -> Result<Result<Spot, u64>> {
+    ) -> Result<std::result::Result<Spot, Lack>> {
         self.has_reader()?;
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
@@ -542,17 +547,28 @@ impl Shared {
         if all <= size && !(state.slots.is_empty() && taken.is_empty()) {
             // Only for a reader that follows skips: nothing else is ever lent at this moment.
             let want = Want::packed(room, total);
-            let spot = state.slots.find(size, free, want, &taken);
-            return Ok(spot.ok_or(free));
+            let find = |free| state.slots.find(size, free, want, &taken);
+            return Ok(find(free).ok_or_else(|| {
+                // What is lent blocks every place: all that the reader has may help.
+                let wanted = find(size).map_or(size, |spot| state.slots.needed(size, spot, total));
+                Lack { free, wanted }
+            }));
         }
         let at = state.slots.position();
         let good_size = ring::good_size(len.saturating_add(room));
-        match ring::place(size, at, free, all, self.abilities.tails()) {
+        let tails = self.abilities.tails();
+        match ring::place(size, at, free, all, tails) {
             Fit::Now(placement) => Ok(Ok(Spot {
                 start: placement.at,
                 head: placement.at + room,
             })),
-            Fit::Later => Ok(Err(free)),
+            Fit::Later => {
+                let wanted = match ring::place(size, at, size, all, tails) {
+                    Fit::Now(placement) => placement.cost(),
+                    _ => size,
+                };
+                Ok(Err(Lack { free, wanted }))
+            }
             Fit::TooLarge => Err(Error::FrameTooLarge {
                 name: self.name(),
                 size: len,
@@ -567,6 +583,40 @@ impl Shared {
                 good_size,
             }),
         }
+    }
+
+    /// `None` for a lack of room that waiting for the reader would not end.
+    fn reserve_ahead(self: &Arc<Self>, len: u64) -> std::result::Result<Reservation, Option<Lack>> {
+        let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
+        let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
+        let mut state = self.state();
+        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+        if state.closed || reader == 0 {
+            return Err(None);
+        }
+        let size = self.sizes.payload;
+        let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
+            .map_err(|_| None)?
+            .min(size);
+        let mut taken = self.taken();
+        let want = Want {
+            room: self.room(&state),
+            total,
+            align: ALIGNMENT,
+            base: self.sizes.payload_start(),
+        };
+        let find = |free| state.slots.find(size, free, want, &taken);
+        let spot = find(free).ok_or_else(|| {
+            let spot = find(size).filter(|_| free < size)?;
+            let wanted = state.slots.needed(size, spot, total);
+            Some(Lack { free, wanted })
+        })?;
+        taken.push(spot.start..spot.head + total);
+        // A copy brings its records along too.
+        if !Slots::leaves_room(size, want.room + total, &taken) {
+            return Err(None);
+        }
+        self.lend(&mut state, spot, len, total).map_err(|_| None)
     }
 
     fn lend(
@@ -603,25 +653,28 @@ impl Shared {
     }
 
     /// Sleeps until the reader gives something back, or for a slice of time.
-    fn wait_for_room(&self, waiting: &Waiting, total: u64, free: u64, first: bool) -> Result<()> {
-        let slice = self.next_slice(waiting, total, free)?;
+    fn wait_for_room(&self, waiting: &Waiting, total: u64, lack: Lack, first: bool) -> Result<()> {
+        let slice = self.next_slice(waiting, total, lack.free)?;
+        let sem_error = |err| self.names.os("waiting for the reader's semaphore", err);
+        if self.sem_read.try_wait_briefly().map_err(sem_error)? {
+            return Ok(());
+        }
         if first {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let ours = self.abilities != Abilities::default();
         if ours {
-            // The reader does not know what is lent, so beside that it has to give back all.
-            let lent = !self.segment.places().is_empty();
-            let wanted = if lent { self.sizes.payload } else { total };
-            extension::want(&self.segment, &self.sizes, wanted);
+            extension::want(&self.segment, &self.sizes, lack.wanted);
         }
         let posted = self.sem_read.wait_timeout(slice);
         if ours {
             extension::want(&self.segment, &self.sizes, 0);
         }
-        let posted =
-            posted.map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
-        if posted { Ok(()) } else { self.check_reader() }
+        if posted.map_err(sem_error)? {
+            Ok(())
+        } else {
+            self.check_reader()
+        }
     }
 
     fn next_slice(&self, waiting: &Waiting, needed: u64, free: u64) -> Result<Duration> {

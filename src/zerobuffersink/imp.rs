@@ -52,18 +52,23 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 struct Settings {
     buffer_name: Option<String>,
+    policy: Policy,
+}
+
+/// What to do when there is no reader or no room.
+#[derive(Clone, Copy, Debug)]
+struct Policy {
     wait_for_connection: bool,
     on_full: OnFull,
     timeout: gst::ClockTime,
 }
 
-impl Default for Settings {
+impl Default for Policy {
     fn default() -> Self {
-        Settings {
-            buffer_name: None,
+        Policy {
             wait_for_connection: true,
             on_full: OnFull::Block,
             timeout: gst::ClockTime::ZERO,
@@ -71,7 +76,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl Policy {
     fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
         let timeout = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero());
         Wait::from(timeout).interrupted_by(interrupt)
@@ -83,12 +88,12 @@ impl Settings {
 struct State {
     caps: Option<gst::Caps>,
     /// How raw video of these caps lies in memory by default.
-    video: Option<gst_video::VideoInfo>,
+    video: Option<Arc<gst_video::VideoInfo>>,
     /// The reader has been told the caps.
     announced: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     state: Mutex<State>,
@@ -97,6 +102,19 @@ pub struct ZeroBufferSink {
     /// Needs none of the locks above, so that unlock() never waits for them.
     pausing: Pausing,
     counters: Counters,
+}
+
+impl Default for ZeroBufferSink {
+    fn default() -> Self {
+        let pausing = Pausing::default();
+        ZeroBufferSink {
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            link: Link::new(pausing.interrupt.clone()),
+            pausing,
+            counters: Counters::default(),
+        }
+    }
 }
 
 #[glib::object_subclass]
@@ -162,11 +180,12 @@ impl ObjectImpl for ZeroBufferSink {
         match pspec.name() {
             "buffer-name" => settings.buffer_name = value.get().unwrap_or_default(),
             "wait-for-connection" => {
-                settings.wait_for_connection = value.get().unwrap_or_default();
+                settings.policy.wait_for_connection = value.get().unwrap_or_default();
             }
-            "on-full" => settings.on_full = value.get().unwrap_or_default(),
+            "on-full" => settings.policy.on_full = value.get().unwrap_or_default(),
             "timeout" => {
-                settings.timeout = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
+                settings.policy.timeout =
+                    gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
             }
             _ => {}
         }
@@ -176,9 +195,9 @@ impl ObjectImpl for ZeroBufferSink {
         let settings = self.settings();
         match pspec.name() {
             "buffer-name" => settings.buffer_name.to_value(),
-            "wait-for-connection" => settings.wait_for_connection.to_value(),
-            "on-full" => settings.on_full.to_value(),
-            "timeout" => settings.timeout.nseconds().to_value(),
+            "wait-for-connection" => settings.policy.wait_for_connection.to_value(),
+            "on-full" => settings.policy.on_full.to_value(),
+            "timeout" => settings.policy.timeout.nseconds().to_value(),
             _ => self.stats().to_value(),
         }
     }
@@ -308,7 +327,7 @@ impl BaseSinkImpl for ZeroBufferSink {
             return Err(gst::loggable_error!(CAT, "caps changed to {caps}"));
         }
         gst::debug!(CAT, imp = self, "Caps {caps}");
-        state.video = stream_info::raw_video(caps);
+        state.video = stream_info::raw_video(caps).map(Arc::new);
         state.caps = Some(caps.clone());
         Ok(())
     }
@@ -347,11 +366,11 @@ impl BaseSinkImpl for ZeroBufferSink {
         if eos && handled {
             // A stream without frames ends too: the reader sees that somebody came and went.
             if self.counters.is_new() && self.link.get().is_none() {
-                let settings = Settings {
+                let policy = Policy {
                     wait_for_connection: false,
-                    ..self.settings().clone()
+                    ..self.settings().policy
                 };
-                if let Err(stop) = self.connect(&settings) {
+                if let Err(stop) = self.connect(policy) {
                     gst::warning!(CAT, imp = self, "{}", stop.message());
                 }
             }
@@ -433,17 +452,18 @@ impl ZeroBufferSink {
 
     /// Sends a buffer as a frame; false if the properties say to drop it.
     fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
-        let settings = self.settings().clone();
-        let Some(writer) = self.connect(&settings)? else {
+        let policy = self.settings().policy;
+        self.link.rendering(policy.on_full == OnFull::Block);
+        let Some(writer) = self.connect(policy)? else {
             return Ok(false);
         };
         writer.look_at_reader()?;
         let video = self.state().video.clone();
-        if self.send_in_place(buffer, video.as_ref(), &writer) {
+        if self.send_in_place(buffer, video.as_deref(), &writer) {
             return Ok(true);
         }
-        let wait = match settings.on_full {
-            OnFull::Block => settings.wait(&self.pausing.interrupt),
+        let wait = match policy.on_full {
+            OnFull::Block => policy.wait(&self.pausing.interrupt),
             OnFull::Drop => Wait::no(),
         };
         let len = match &video {
@@ -463,7 +483,7 @@ impl ZeroBufferSink {
             None => buffer.size(),
         };
         let place = match writer.reserve(len as u64, wait) {
-            Err(Error::BufferFull { .. }) if settings.on_full == OnFull::Drop => return Ok(false),
+            Err(Error::BufferFull { .. }) if policy.on_full == OnFull::Drop => return Ok(false),
             other => other?,
         };
         let place = match video.filter(|video| has_other_layout(buffer, video)) {
@@ -511,23 +531,27 @@ impl ZeroBufferSink {
     }
 
     /// The writer, attached if need be; `None` if there is no reader and no wait for one.
-    fn connect(&self, settings: &Settings) -> Result<Option<Arc<Writer>>, Stop> {
-        let (caps, announced) = {
+    fn connect(&self, policy: Policy) -> Result<Option<Arc<Writer>>, Stop> {
+        let writer = self.link.get();
+        let caps = {
             let state = self.state();
-            (state.caps.clone(), state.announced)
+            if state.announced && writer.is_some() {
+                return Ok(writer);
+            }
+            state.caps.clone()
         };
         let caps = caps.as_deref();
-        if let Some(writer) = self.link.get() {
-            if announced || self.announce(&writer, caps)? {
+        if let Some(writer) = writer {
+            if self.announce(&writer, caps)? {
                 self.state().announced = true;
                 return Ok(Some(writer));
             }
             self.disconnect("it has the metadata of another stream");
         }
-        let name = settings.buffer_name.clone().unwrap_or_default();
-        let waiting = if settings.wait_for_connection {
+        let name = self.settings().buffer_name.clone().unwrap_or_default();
+        let waiting = if policy.wait_for_connection {
             gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
-            settings.wait(&self.pausing.interrupt)
+            policy.wait(&self.pausing.interrupt)
         } else {
             Wait::no()
         };
@@ -535,13 +559,13 @@ impl ZeroBufferSink {
         let writer = match attach {
             Ok(writer) => self.attached(writer),
             Err(err) if !is_missing(&err) => return Err(err.into()),
-            Err(_) if !settings.wait_for_connection => return Ok(None),
+            Err(_) if !policy.wait_for_connection => return Ok(None),
             Err(err) => {
                 return Err(Stop::Element(gst::error_msg!(
                     gst::ResourceError::NotFound,
                     (
                         "No reader came within the timeout of {}: {err}",
-                        settings.timeout
+                        policy.timeout
                     )
                 )));
             }

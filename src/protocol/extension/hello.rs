@@ -147,7 +147,7 @@ pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
             .is_some_and(|word| word.load(Ordering::Relaxed) == pid)
 }
 
-/// Writer: how many bytes it waits for, header included; 0 when it does not wait any more.
+/// Writer: how many bytes have to be free for what it waits with; 0 when it does not wait any more.
 pub fn want(segment: &Segment, sizes: &Sizes, bytes: u64) {
     // Our own metadata may lie there since we attached.
     if let Some(word) = word(segment, sizes, field::WANTED)
@@ -164,7 +164,7 @@ pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64
     word(segment, sizes, field::REPLACED).filter(|_| is_there(segment, sizes))
 }
 
-/// Reader: how many bytes a writer of ours waits for.
+/// Reader: how many bytes have to be free before a writer of ours can go on.
 pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
     word(segment, sizes, field::WANTED).map_or(0, |word| word.load(Ordering::Relaxed))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Error, Reservation, Result, Shared, State, Wait, Writer};
+use super::{Error, Lack, Reservation, Result, Shared, State, Wait, Writer};
 use crate::protocol::extension;
 use crate::protocol::extension::records::Records;
 use crate::protocol::handoff;
@@ -95,7 +95,7 @@ impl Writer {
                 Ok(Ok(_)) => false,
                 // All that the reader can give back is free, and the rest is lent here: who has it
                 // may be waiting for us.
-                Ok(Err(free)) => *free >= shared.sizes.payload,
+                Ok(Err(lack)) => lack.free >= shared.sizes.payload,
                 Err(err) => matches!(
                     err,
                     Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. }
@@ -154,7 +154,7 @@ impl Writer {
         self.when_unreserved(wait.into(), total, |shared, state| {
             let lead = match shared.place_message(state, total)? {
                 Ok(lead) => lead,
-                Err(free) => return Ok(Err(free)),
+                Err(lack) => return Ok(Err(lack)),
             };
             let at = lead.placement.at;
             shared.store_records(at, total, records)?;
@@ -241,8 +241,12 @@ impl Shared {
         Ok(size)
     }
 
-    /// A place for a message, or the free bytes that are too few for it.
-    fn place_message(&self, state: &mut State, total: u64) -> Result<Result<Lead, u64>> {
+    /// A place for a message, or what is lacking for it.
+    fn place_message(
+        &self,
+        state: &mut State,
+        total: u64,
+    ) -> Result<std::result::Result<Lead, Lack>> {
         self.has_reader()?;
         let size = self.sizes.payload;
         if let Some(lead) = state.slots.carve(size, total, &self.taken()) {
@@ -250,7 +254,7 @@ impl Shared {
         }
         let spot = match self.find_place(state, total, 0, total)? {
             Ok(spot) => spot,
-            Err(free) => return Ok(Err(free)),
+            Err(lack) => return Ok(Err(lack)),
         };
         let slot = state.slots.append(spot, total);
         let lead = state.slots.publish(size, slot);
