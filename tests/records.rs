@@ -437,6 +437,64 @@ fn what_is_lent_ahead_is_passed_by_by_a_message_that_is_too_large_for_the_room()
 }
 
 #[test]
+fn what_is_lent_for_ever_leaves_room_for_a_copy_with_its_records() {
+    let name = Name::new("records-lent");
+    for (size, len) in (4 << 10..16 << 10).step_by(192).zip([10, 1000].repeat(99)) {
+        let (reader, writer) = pair(&name, size);
+        // The copy may have to be written from anywhere.
+        for before in [1, 700, 1500] {
+            writer.write_frame(&vec![0; before]).unwrap();
+            drop(reader.read_frame(Wait::no()).unwrap());
+            let mut lent: Vec<_> = (0..).map_while(|_| writer.reserve_ahead(len)).collect();
+            for place in lent.iter_mut().step_by(2) {
+                place.publish().unwrap();
+                drop(reader.read_frame(Wait::no()).unwrap());
+            }
+            let frame = vec![7; len as usize];
+            for i in 0..20 {
+                let records = Records::new().with_time(&time(i)).with(64, &[1; 64]);
+                writer
+                    .write_frame_with(&frame, &records, Wait::no())
+                    .unwrap();
+                let read = reader.read_frame(Wait::no()).unwrap();
+                assert_eq!((&*read, read.records()), (&*frame, &records), "{size}");
+            }
+        }
+        assert_eq!(writer.records_dropped(), 0, "{size}");
+        drop(writer);
+    }
+}
+
+#[test]
+fn who_has_what_is_lent_may_wait_for_a_copy_that_passes_only_without_its_records() {
+    let name = Name::new("records-stuck");
+    let (reader, writer) = pair(&name, 16 << 10);
+    let lent: Vec<_> = (0..).map_while(|_| writer.reserve_ahead(1000)).collect();
+    assert!(lent.len() > 5);
+    // Nothing that the reader does could help.
+    writer
+        .write_frame_with(&[7; 1000], &note(6000), LONG)
+        .unwrap();
+    assert_eq!((writer.records_dropped(), writer.waits()), (1, 0));
+    let frame = reader.read_frame(Wait::no()).unwrap();
+    assert_eq!((frame.len(), frame.records().is_empty()), (1000, true));
+    // While it can help, the records are not given up.
+    let waited = writer.write_frame_with(&[7; 1000], &note(6000), Duration::from_millis(1));
+    assert!(
+        matches!(waited, Err(Error::BufferFull { .. })),
+        "{waited:?}"
+    );
+    drop(frame);
+    drop(lent);
+    let required = Records::new().with_caps(&"x".repeat(6000));
+    writer
+        .write_frame_with(&[7; 1000], &required, LONG)
+        .unwrap();
+    let frame = reader.read_frame(Wait::no()).unwrap();
+    assert_eq!(frame.records(), &required);
+}
+
+#[test]
 fn records_may_be_changed_until_the_frame_is_sent() {
     let name = Name::new("records-changed");
     let (reader, writer) = pair(&name, 4096);
