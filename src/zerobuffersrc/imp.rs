@@ -393,7 +393,8 @@ impl PushSrcImpl for ZeroBufferSrc {
                 Ok(Item::Resize(bytes)) => self.resize(&reader, bytes),
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
-                    if !self.read_next(&reader) {
+                    let died = matches!(err, Error::WriterDead { .. });
+                    if !self.read_next(&reader, died) {
                         self.writer_gone(&reader, &err)?;
                     }
                 }
@@ -446,7 +447,11 @@ impl ZeroBufferSrc {
     }
 
     fn close(&self, why: &str) {
-        let reader = self.state().reader.take();
+        let (reader, next) = {
+            let mut state = self.state();
+            (state.reader.take(), state.next.take())
+        };
+        drop(next);
         if let Some(reader) = reader {
             gst::info!(CAT, imp = self, "Closing buffer {}: {why}", reader.name());
             reader.close();
@@ -523,12 +528,17 @@ impl ZeroBufferSrc {
         }
     }
 
-    /// The writer is done with this ring: reads the one that was made in its place, if there is one.
-    fn read_next(&self, reader: &Reader) -> bool {
+    /// The writer is done with this ring: reads the one that was made in its place, if there is one
+    /// and somebody will come there.
+    fn read_next(&self, reader: &Reader, died: bool) -> bool {
+        let waits = self.settings().on_writer_exit == OnWriterExit::Wait;
         let mut state = self.state();
         let Some(next) = state.next.take() else {
             return false;
         };
+        if !waits && (died || reader.is_stream_ended()) {
+            return false;
+        }
         self.counters.end(connection(reader));
         state.reader = Some(Arc::new(next));
         state.current = false;
