@@ -12,7 +12,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstreamer as gst;
 
-use crate::protocol::{Error, Reservation, Writer};
+use crate::protocol::{Error, Records, Reservation, Writer};
 
 /// GStreamer's memory with our own fields behind it.
 #[repr(C)]
@@ -123,9 +123,13 @@ pub fn is_ring(memory: &gst::MemoryRef) -> bool {
         .is_some_and(|allocator| allocator.is::<RingAllocator>())
 }
 
-/// Publishes memory of ours as a frame of `writer`: its number, or why not. `None` if it is not
+/// Publishes memory of ours as a frame of `writer`, with these records: its number, or why not. `None` if it is not
 /// ours, not this writer's, only a part, or published already: then it has to be copied.
-pub fn publish(memory: &gst::MemoryRef, writer: &Writer) -> Option<Result<u64, Error>> {
+pub fn publish(
+    memory: &gst::MemoryRef,
+    records: &Records,
+    writer: &Writer,
+) -> Option<Result<u64, Error>> {
     if !is_ring(memory) || memory.offset() != 0 || memory.size() != memory.maxsize() {
         return None;
     }
@@ -135,6 +139,9 @@ pub fn publish(memory: &gst::MemoryRef, writer: &Writer) -> Option<Result<u64, E
     let mut reservation = reservation.lock().unwrap_or_else(PoisonError::into_inner);
     if !reservation.is_pending_for(writer) {
         return None;
+    }
+    if let Err(err) = reservation.set_records(records) {
+        return Some(Err(err));
     }
     // The reader looks at these bytes from now on: who still has the memory can only read it
     // (gst_buffer_map makes a copy for writing).
