@@ -483,8 +483,10 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
         file.set_mode(mode)
             .map_err(|err| names.os("setting the permissions of the shared memory", err))?;
         // Before the OIEB is published: a writer that is quick must find them.
-        let semaphore = |name: &str| {
-            new_semaphore(name, mode).map_err(|err| match err.raw_os_error() {
+        let next = names.successors();
+        let semaphore = |name: &str, other_name: &str| {
+            // In place of a leftover: the name of the buffer is ours, so its semaphores are.
+            Semaphore::create(name, other_name, mode).map_err(|err| match err.raw_os_error() {
                 // One takes a page.
                 Some(libc::ENOSPC | libc::ENOMEM) => {
                     no_space(total.next_multiple_of(page()) + 2 * page())
@@ -492,7 +494,8 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
                 _ => names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE),
             })
         };
-        let (sem_write, sem_read) = (semaphore(&names.sem_write)?, semaphore(&names.sem_read)?);
+        let sem_write = semaphore(&names.sem_write, &next.sem_write)?;
+        let sem_read = semaphore(&names.sem_read, &next.sem_read)?;
         // Before it is published too: every writer counts.
         let opens = Opens::of(&sem::path(&names.sem_write)).ok();
         Ok((total, sem_write, sem_read, opens))
@@ -533,15 +536,6 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
         sem_read,
         opens,
     })
-}
-
-/// A new semaphore in place of a leftover: the name of the buffer is ours, so its semaphores are.
-fn new_semaphore(name: &str, mode: u32) -> io::Result<Semaphore> {
-    match Semaphore::unlink(name) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-        _ => {}
-    }
-    Semaphore::create_new(name, mode)
 }
 
 fn page() -> u64 {

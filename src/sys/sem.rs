@@ -2,11 +2,12 @@
 
 use std::ffi::CString;
 use std::fs::{OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,30 +51,73 @@ unsafe impl Send for Semaphore {}
 unsafe impl Sync for Semaphore {}
 
 impl Semaphore {
-    /// Makes `/name` with the count 0 and exactly `mode`; `EEXIST` if there is one.
-    pub fn create_new(name: &str, mode: u32) -> io::Result<Self> {
+    /// Makes `/name` with the count 0 and exactly `mode`, in place of what has that name. It is made
+    /// under another name that nobody else uses, in place of a leftover: who is killed meanwhile
+    /// leaves that at most.
+    #[cfg(target_env = "gnu")]
+    pub fn create(name: &str, other_name: &str, mode: u32) -> io::Result<Self> {
+        match Self::unlink(other_name) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+        let made = Self::create_new(other_name, mode).and_then(|sem| {
+            Self::rename(other_name, name)?;
+            Ok(sem)
+        });
+        if made.is_err() {
+            let _ = Self::unlink(other_name);
+        }
+        made
+    }
+
+    /// Other libraries keep their semaphores elsewhere.
+    #[cfg(not(target_env = "gnu"))]
+    pub fn create(name: &str, _other_name: &str, mode: u32) -> io::Result<Self> {
+        match Self::unlink(name) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+        Self::create_new(name, mode)
+    }
+
+    /// Makes `/name`; `EEXIST` if there is one. Nobody may open it before this returns.
+    ///
+    /// What sem_open does with O_CREAT, step by step, but for the file of a random name under which
+    /// that begins: it would stay for ever if we were killed then.
+    #[cfg(target_env = "gnu")]
+    fn create_new(name: &str, mode: u32) -> io::Result<Self> {
+        let mut sem = MaybeUninit::<libc::sem_t>::zeroed();
+        // SAFETY: room for a sem_t; shared by processes, with the count 0.
+        Errno::result(unsafe { libc::sem_init(sem.as_mut_ptr(), 1, 0) })?;
+        // SAFETY: every byte was set to zero at least, and a semaphore that nobody has used is just
+        // its bytes: sem_open itself writes it to a file like this.
+        let bytes = unsafe { slice::from_raw_parts(sem.as_ptr().cast(), size_of::<libc::sem_t>()) };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path(name))?;
+        file.write_all(bytes)?;
+        // Whatever the umask is, which applies to a file that is made.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        Self::open(name)
+    }
+
+    /// The mode stays 0600 less the umask.
+    #[cfg(not(target_env = "gnu"))]
+    fn create_new(name: &str, _mode: u32) -> io::Result<Self> {
         let c_name = c_name(name)?;
         // SAFETY: a valid C string; the variadic arguments are those that O_CREAT asks for.
-        let sem = unsafe {
+        Self::from_raw(unsafe {
             libc::sem_open(
                 c_name.as_ptr(),
                 libc::O_CREAT | libc::O_EXCL,
                 0o600 as libc::c_uint,
                 0 as libc::c_uint,
             )
-        };
-        let sem = Self::from_raw(sem)?;
-        // sem_open applies the umask, and the umask of a process is not ours to change. Where the
-        // file is elsewhere (another libc), the mode stays 0600.
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path(name));
-        if let Ok(file) = opened {
-            file.set_permissions(Permissions::from_mode(mode))?;
-        }
-        Ok(sem)
+        })
     }
 
     /// Opens the existing `/name`.
@@ -252,6 +296,30 @@ mod tests {
         assert!(sem.wait_timeout(Duration::ZERO).unwrap());
         assert!(sem.try_wait().unwrap());
         assert!(!sem.wait_timeout(Duration::from_millis(1)).unwrap());
+    }
+
+    #[test]
+    fn it_takes_the_place_of_what_has_its_name_or_was_left_under_the_other() {
+        let (name, other) = ["name", "other"]
+            .map(|tag| format!("zb-unit-sem-{}-create-{tag}", std::process::id()))
+            .into();
+        let old = Semaphore::create(&name, &other, 0o666).unwrap();
+        old.post().unwrap();
+        std::fs::write(path(&other), b"left").unwrap();
+        let new = Semaphore::create(&name, &other, 0o640).unwrap();
+        let mode = std::fs::metadata(path(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert!(!path(&other).exists());
+        let opened = Semaphore::open(&name).unwrap();
+        opened.post().unwrap();
+        assert_eq!((old.value().unwrap(), new.value().unwrap()), (1, 1));
+        Semaphore::unlink(&name).unwrap();
+        assert!(new.try_wait().unwrap());
+        // What cannot be replaced is an error, which leaves nothing.
+        std::fs::create_dir(path(&name)).unwrap();
+        assert!(Semaphore::create(&name, &other, 0o600).is_err());
+        assert!(!path(&other).exists());
+        std::fs::remove_dir(path(&name)).unwrap();
     }
 
     #[test]
