@@ -127,11 +127,11 @@ fn the_last_room_in_the_ring_is_filled_in_place() {
     let mut held = Vec::new();
     for seed in 0..5 {
         feed.push(feed.acquire(seed));
+        feed.counts(seed + 1, 0);
         held.push(reader.read_frame(LONG).unwrap());
     }
-    // There is no room for a copy of the fifth, nor for a sixth.
+    // There was no room for a copy of the fifth, nor is there for a sixth.
     assert_eq!(reader.used_bytes(), 5 * TOTAL + 48);
-    feed.counts(5, 0);
     feed.push(feed.acquire(5));
     assert_eq!(feed.sender.stat("sink", "dropped"), 1);
     assert_eq!(feed.sender.stat("sink", "waits"), 0);
