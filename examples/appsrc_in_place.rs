@@ -90,8 +90,8 @@ fn send(
     let mut patience = PATIENCE;
     for number in 0..frames {
         let mut buffer = pool.acquire_buffer(None)?;
-        // The pool never waits: while the ring is full it gives ordinary memory, which the sink
-        // copies. A live source would take that; this one has time.
+        // While the ring is full the pool gives ordinary memory, which the sink copies, rather than
+        // hold up a thread that is not the sink's. A live source would take that; this one has time.
         let since = Instant::now();
         while !is_in_ring(&buffer) && since.elapsed() < patience {
             thread::sleep(Duration::from_millis(1));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use gst::prelude::*;
 use gstreamer as gst;
-use gstzerobuffer::{BufferConfig, Reader, Writer};
+use gstzerobuffer::{BufferConfig, Reader, Writer, ring_size};
 use support::{LONG, Name, Running, again, example, pattern, role, say};
 use support_feed::{Bench, CAPS, Feed};
 use support_gst::Pipeline;
@@ -110,7 +110,7 @@ fn a_frame_as_large_as_the_ring_is_written_and_read_in_place() {
     assert!(writer.reserve(size + 1, LONG).is_err());
 }
 
-/// Caps of frames that have this many bytes, a multiple of four, and take 16 more in the ring.
+/// Caps of frames that have this many bytes, a multiple of four.
 fn caps_of(size: u64) -> String {
     format!("video/x-raw,format=GRAY8,width={size},height=1,framerate=30/1")
 }
@@ -118,21 +118,23 @@ fn caps_of(size: u64) -> String {
 #[test]
 fn the_last_room_in_the_ring_is_filled_in_place() {
     let name = Name::new("last-room");
-    // The ring holds five frames, the first of them behind 48 bytes that align it, and 16 bytes
-    // more. The reader keeps what it reads.
-    const TOTAL: u64 = 64_000;
-    let config = BufferConfig::new(1024, 5 * TOTAL + 64);
+    const LEN: u64 = 64_000;
+    // The ring holds five and no sixth. The reader keeps what it reads.
+    let config = BufferConfig::new(1024, 5 * LEN + 4000);
     let reader = Reader::create(&name, &config).unwrap();
-    let feed = Feed::new(&name, &caps_of(TOTAL - 16), "on-full=drop");
+    let feed = Feed::new(&name, &caps_of(LEN), "on-full=drop");
     let mut held = Vec::new();
-    for seed in 0..5 {
-        feed.push(feed.acquire(seed));
-        feed.counts(seed + 1, 0);
+    let mut buffer = feed.acquire(0);
+    while Feed::is_in_ring(&buffer) {
+        feed.push(buffer);
+        feed.counts(held.len() as u64 + 1, 0);
         held.push(reader.read_frame(LONG).unwrap());
+        buffer = feed.acquire(held.len() as u64);
     }
-    // There was no room for a copy of the fifth, nor is there for a sixth.
-    assert_eq!(reader.used_bytes(), 5 * TOTAL + 48);
-    feed.push(feed.acquire(5));
+    assert_eq!(held.len(), 5);
+    // There was no room for a copy of the last one, nor is there for another.
+    assert!(reader.payload_size() - reader.used_bytes() < LEN);
+    feed.push(buffer);
     assert_eq!(feed.sender.stat("sink", "dropped"), 1);
     assert_eq!(feed.sender.stat("sink", "waits"), 0);
     for (seed, frame) in (0..).zip(&held) {
@@ -140,12 +142,12 @@ fn the_last_room_in_the_ring_is_filled_in_place() {
     }
 }
 
-/// Sends `rounds` times `ahead` frames of `total` bytes, headers included, through a ring of `ring`
-/// bytes, taking that many buffers at a time, and returns how many were copied.
-fn copied(ring: u64, total: u64, ahead: u64, rounds: u64) -> u64 {
+/// Sends `rounds` times `ahead` frames of `len` bytes through a ring of `ring` bytes, taking that
+/// many buffers at a time, and returns how many were copied.
+fn copied(ring: u64, len: u64, ahead: u64, rounds: u64) -> u64 {
     let name = Name::new("largest");
     let ring = format!("payload-size={ring}");
-    let bench = Bench::with_caps(&name, &caps_of(total - 16), &ring);
+    let bench = Bench::with_caps(&name, &caps_of(len), &ring);
     for round in 0..rounds {
         let seeds = round * ahead..(round + 1) * ahead;
         let buffers: Vec<_> = seeds.clone().map(|seed| bench.acquire(seed)).collect();
@@ -162,10 +164,10 @@ fn copied(ring: u64, total: u64, ahead: u64, rounds: u64) -> u64 {
     copied
 }
 
-/// The largest frame, header included, of which `ahead` at a time are always in place in a ring of
-/// `ring` bytes: see `docs/architecture.md`, "Room is left".
+/// The bytes of the largest frame of which `ahead` at a time are always in place in such a ring.
 fn largest(ring: u64, ahead: u64) -> u64 {
-    (ring - 80 * ahead - 64) / (ahead + 4) / 4 * 4
+    let fits = |len: &u64| ring_size(*len, ahead) <= ring;
+    (1..).map(|i| 4 * i).take_while(fits).last().unwrap()
 }
 
 #[test]
@@ -177,9 +179,9 @@ fn the_largest_frame_that_a_ring_has_in_place() {
     }
     // Somewhat larger ones are in place where there is room beside them, and one of which a ring
     // holds only three nowhere.
-    let some = copied(100_032, 25_000, 1, 100);
+    let some = copied(100_032, 26_000, 1, 100);
     assert!((1..100).contains(&some), "{some}");
-    assert_eq!(copied(100_032, 100_032 / 3, 1, 100), 100);
+    assert_eq!(copied(100_032, 33_328, 1, 100), 100);
 }
 
 /// What the example draws: three planes of a picture of 640 by 360.

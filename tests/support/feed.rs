@@ -68,6 +68,11 @@ impl Feed {
         buffer
     }
 
+    /// Whether a buffer is a place in the ring.
+    pub fn is_in_ring(buffer: &gst::BufferRef) -> bool {
+        buffer.n_memory() == 1 && buffer.peek_memory(0).is_type("ZeroBufferRing")
+    }
+
     /// An ordinary buffer with the same.
     pub fn foreign(&self, seed: u64) -> gst::Buffer {
         gst::Buffer::from_slice(self.frame(seed))
