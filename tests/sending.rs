@@ -188,10 +188,10 @@ fn frames_that_identity_drops_do_not_hold_up_the_others() {
         assert!((20..180).contains(&frames), "{frames}");
         let counts = (sent.in_place, sent.copied, sent.waits);
         assert_eq!(counts, (frames, 0, 0), "{sending}");
-        // One for six: what is dropped must come back.
+        // One for six: what is dropped must come back, or this would not end.
         let sent = through(&sending, "payload-size=700000");
         some_of(&sent.pushed, &all);
-        assert!(sent.pushed.len() > 20 && sent.in_place > 20);
+        assert!((20..180).contains(&sent.pushed.len()));
     }
 }
 
