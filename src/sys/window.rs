@@ -246,8 +246,8 @@ impl Windows {
         // The file may end within the last page; behind its end there is nothing to copy.
         let len = rest.len().min(self.segment.len() - rest.start);
         // SAFETY: `len` bytes of the segment, into an area of at least as many that nobody else
-        // knows. Not through the mapping of the loan, whose pages may not be there yet: that costs a
-        // fault for some of them each, and these have been read before.
+        // knows. Not through the mapping of the loan, which is a new one for each lap: its pages may
+        // not be there yet, and a fault for every few of them costs as much as the copy.
         unsafe {
             let shared = self.segment.as_ptr().add(rest.start);
             ptr::copy_nonoverlapping(shared, copy.at(0), len);
