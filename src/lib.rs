@@ -11,12 +11,18 @@
 #[cfg(feature = "plugin")]
 mod element;
 #[cfg(feature = "plugin")]
+mod events;
+#[cfg(feature = "plugin")]
+mod frame_info;
+#[cfg(feature = "plugin")]
 mod memory;
 pub mod protocol;
 #[cfg(feature = "plugin")]
 mod stream_info;
 mod sys;
 pub mod testing;
+#[cfg(feature = "plugin")]
+mod timing;
 #[cfg(feature = "plugin")]
 mod zerobuffersink;
 #[cfg(feature = "plugin")]

@@ -645,6 +645,7 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
     }
     if abilities != Abilities::default() {
         extension::count_attachment(&segment, &sizes);
+        extension::note_end(&segment, &sizes, false);
     }
     Ok(Attached {
         segment: segment.clone(),

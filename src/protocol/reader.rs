@@ -972,6 +972,11 @@ impl Frame {
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
+
+    /// Whether it was copied when it was read (see [`Reader::set_evacuation`]).
+    pub fn is_copy(&self) -> bool {
+        matches!(self.bytes, Bytes::Copied(_))
+    }
 }
 
 impl Deref for Frame {

@@ -3,7 +3,7 @@
 mod records;
 
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -59,6 +59,9 @@ struct Shared {
     state: Mutex<State>,
     /// Told when `State::reserved` becomes `None`.
     unreserved: Condvar,
+    /// Somebody was told that the buffer was made anew, and will go on there. Relaxed: who closes
+    /// because of that knows it.
+    leaving: AtomicBool,
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
@@ -132,6 +135,7 @@ impl Writer {
                     closed: false,
                 }),
                 unreserved: Condvar::new(),
+                leaving: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
@@ -805,6 +809,10 @@ impl Shared {
         }
         let segment = again.as_ref().unwrap_or(&self.segment);
         if let Some(oieb) = Oieb::of(segment) {
+            if self.abilities != Abilities::default() {
+                let leaving = self.leaving.load(Ordering::Relaxed);
+                extension::note_end(segment, &self.sizes, !leaving);
+            }
             if extension::is_noted_writer(segment, &self.sizes, process::id()) {
                 extension::note_writer(segment, &self.sizes, 0);
             }

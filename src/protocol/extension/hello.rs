@@ -34,6 +34,7 @@ mod field {
     pub const WRITER: u64 = 0x18;
     pub const WANTED: u64 = 0x20;
     pub const REPLACED: u64 = 0x28;
+    pub const ENDED: u64 = 0x30;
 }
 
 /// Byte of the segment's file that the reader locks.
@@ -167,6 +168,23 @@ pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64
 /// Reader: how many bytes have to be free before a writer of ours can go on.
 pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
     word(segment, sizes, field::WANTED).map_or(0, |word| word.load(Ordering::Relaxed))
+}
+
+/// Writer: whether its stream is over, when it has attached and before it closes. One that leaves for
+/// the buffer that was made anew goes on there.
+pub fn note_end(segment: &Segment, sizes: &Sizes, ended: bool) {
+    // Our own metadata may lie there since we attached.
+    if let Some(word) = word(segment, sizes, field::ENDED)
+        && is_there(segment, sizes)
+    {
+        // Relaxed: the change of the pid in the OIEB comes after and is a Release.
+        word.store(u64::from(ended), Ordering::Relaxed);
+    }
+}
+
+/// Reader, when the writer has closed: whether its stream is over.
+pub fn is_ended(segment: &Segment, sizes: &Sizes) -> bool {
+    word(segment, sizes, field::ENDED).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
 }
 
 /// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{BufferConfig, Error, Reader, Result};
 use crate::protocol::buffer;
+use crate::protocol::extension;
 
 impl Reader {
     /// Makes the buffer anew, with other sizes, under the same name: nobody else can take the name
@@ -38,5 +39,12 @@ impl Reader {
         let reader = Self::new(shared.names.clone(), sizes, created);
         reader.set_evacuation(shared.evacuates.load(Ordering::Relaxed));
         Ok(reader)
+    }
+
+    /// When the writer has closed: whether that was the end of its stream. One that leaves a buffer
+    /// that was [replaced](Reader::replace) goes on in the new one. False for a writer of another
+    /// implementation, which does not tell.
+    pub fn is_stream_ended(&self) -> bool {
+        extension::is_ended(&self.shared.segment, &self.shared.sizes)
     }
 }

@@ -202,6 +202,7 @@ impl Shared {
         let replaced = extension::replaced(&self.segment, &self.sizes);
         match (pid, replaced) {
             (Some(pid), Some(replaced)) if handoff::is_retired(pid, replaced) => {
+                self.leaving.store(true, Ordering::Relaxed);
                 Error::ReaderReplaced { name }
             }
             _ => Error::ReaderClosed { name },
