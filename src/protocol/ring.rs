@@ -269,7 +269,7 @@ pub struct Credits {
 }
 
 /// Names a frame in [`Credits`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 /// What a release lets the reader give back.

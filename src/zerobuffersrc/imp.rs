@@ -627,7 +627,7 @@ impl ZeroBufferSrc {
     /// The frame as a buffer: its memory is the ring, and its room goes back to the writer when
     /// the memory's last reference goes.
     fn buffer(&self, frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
-        let (sequence, len) = (frame.sequence(), frame.len());
+        let (sequence, len, is_copy) = (frame.sequence(), frame.len(), frame.is_copy());
         let (time, layout) = (frame.time(), frame.records().layout());
         let (video, takes_layouts, discont) = {
             let mut state = self.state();
@@ -681,7 +681,8 @@ impl ZeroBufferSrc {
         }
         Counters::add(&self.counters.frames, 1);
         Counters::add(&self.counters.bytes, len as u64);
-        let how = if copied {
+        // The reader counts the copies that it makes; they are taken off in `Counters`.
+        let how = if copied && !is_copy {
             &self.counters.copied
         } else {
             &self.counters.in_place
