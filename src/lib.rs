@@ -12,6 +12,11 @@
 mod element;
 #[cfg(feature = "plugin")]
 mod memory;
+#[cfg(feature = "plugin")]
+#[allow(dead_code)] // Until the elements send metas.
+mod metas;
+#[cfg(feature = "plugin")]
+mod peer_text;
 pub mod protocol;
 #[cfg(feature = "plugin")]
 mod stream_info;
