@@ -21,6 +21,8 @@ use support::{LONG, Name, Running, again, pattern, role};
 use support_gst::Pipeline;
 
 const HEADER: usize = 16;
+/// More than what the elements send along with a frame.
+const RECORDS: usize = 256;
 
 /// Copies so large have pages of their own.
 const LARGE: usize = 70_000;
@@ -388,7 +390,7 @@ const WIDTH: usize = 320;
 const HEIGHT: usize = 240;
 const FRAME: usize = WIDTH * HEIGHT * 3 / 2;
 /// A ring for three frames, and no fourth.
-const RING: usize = 3 * (HEADER + FRAME) + 100;
+const RING: usize = 3 * (HEADER + RECORDS + FRAME);
 
 #[test]
 fn an_encoder_with_its_default_lookahead_gets_copies_and_no_page_moves() {
@@ -436,7 +438,7 @@ fn the_source_counts_each_frame_once_whatever_downstream_holds() {
         "zerobuffersrc name=src buffer-name={} payload-size={} \
          ! appsink name=out sync=false max-buffers=1",
         &*name,
-        3 * (HEADER + LARGE)
+        3 * (HEADER + RECORDS + LARGE)
     ));
     let sender = Pipeline::play(&format!(
         "appsrc name=in caps=application/x-test ! zerobuffersink sync=false buffer-name={}",
