@@ -890,7 +890,7 @@ fn a_writer_that_dies_between_any_two_of_its_steps_harms_neither_what_was_before
         for steps in 0..=5 {
             let what = format!("{kind}, killed after {steps} steps");
             let name = Name::new("records-killed");
-            let reader = Reader::create(&name, &BufferConfig::new(1024, 2048)).unwrap();
+            let reader = Reader::create(&name, &BufferConfig::new(1024, 8192)).unwrap();
             let raw = name.raw();
             let sem = RawSem::open('w', &name);
             let mut child = Running::start(&mut again(TEST, &format!("{} {kind}", &*name)));

@@ -392,7 +392,9 @@ impl BaseSinkImpl for ZeroBufferSink {
             let pool = RingPool::new(self.link.clone(), &caps, &video)
                 .map_err(|err| gst::loggable_error!(CAT, "No pool for {caps}: {err}"))?;
             let size = u32::try_from(video.size()).unwrap_or(u32::MAX);
-            query.add_allocation_pool(Some(&pool), size, 0, 0);
+            // One at least, no matter how many: videorate of GStreamer 1.22 takes a pool away from
+            // its upstream whose least and most are the same, also if both are 0.
+            query.add_allocation_pool(Some(&pool), size, 1, 0);
         }
         Ok(())
     }
