@@ -297,12 +297,12 @@ fn records_are_what_the_protocol_says_in_front_of_a_frame_and_alone() {
     let block = hex("0000000000000000 20000000000000c0 0400 0000 08000000 ab89674523010000");
     assert_eq!(raw.bytes(ring + 245, 32), block);
 
-    // A place lent ahead at 277: its content begins at a multiple of 64, at least 192 bytes and a
+    // A place lent ahead at 277: its content begins at a multiple of 64, at least 512 bytes and a
     // header behind. The block is right before the header, and what is left before it is skipped.
     let mut place = writer.reserve_ahead(5).unwrap();
     place.copy_from_slice(b"ahead");
     place.publish_with(&note).unwrap();
-    let header = (ring + 277 + 192 + 16).next_multiple_of(64) - 16 - ring;
+    let header = (ring + 277 + 512 + 16).next_multiple_of(64) - 16 - ring;
     let skip = header - 32 - 277;
     assert_eq!(raw.bytes(ring + 277, 8), [0; 8]);
     assert_eq!(raw.get(ring + 277 + 8), skip);
@@ -350,17 +350,18 @@ fn what_is_left_of_the_room_for_records_is_a_skip_or_zeros_of_the_block() {
     // A message before a lent place leaves room for exactly what is wanted, or some bytes more.
     for (more, skip) in [(0, None), (8, None), (16, Some(16)), (24, Some(24))] {
         let name = Name::new("golden-room");
-        let reader = Reader::create(&name, &BufferConfig::new(METADATA, 2048)).unwrap();
+        let reader = Reader::create(&name, &BufferConfig::new(METADATA, 4096)).unwrap();
         let writer = Writer::attach(&name).unwrap();
         let raw = name.raw();
         let ring = 128 + METADATA;
         let mut place = writer.reserve_ahead(5).unwrap();
         place.fill(7);
-        // Its header is at 240: the content is at 256, and 192 bytes are not enough before it.
-        raw.write(ring, &[0xff; 240]);
-        let message = Records::new().with(64, &vec![0; 240 - 40 - 24 - more as usize]);
+        // The first multiple of 64 behind 512 bytes and a header, from the start of the segment.
+        let header = 560;
+        raw.write(ring, &[0xff; 560]);
+        let message = Records::new().with(64, &vec![0; header - 40 - 24 - more as usize]);
         assert!(writer.write_message(&message, Wait::no()).unwrap());
-        let at = 240 - 40 - more;
+        let at = header as u64 - 40 - more;
         assert_eq!(raw.get(0x30), at);
         let note = Records::new().with(64, &[1; 16]);
         place.publish_with(&note).unwrap();
@@ -368,7 +369,7 @@ fn what_is_left_of_the_room_for_records_is_a_skip_or_zeros_of_the_block() {
         if let Some(skip) = skip {
             assert_eq!(raw.header(at), (0, skip));
         }
-        let len = 240 - block;
+        let len = header as u64 - block;
         assert_eq!(raw.header(block), (0, 1 << 63 | len));
         let mut expected = hex("4000 0000 10000000");
         expected.extend([1; 16]);
