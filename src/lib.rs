@@ -1,6 +1,7 @@
 //! Video between processes through ZeroBuffer rings in shared memory.
 //!
 //! * [`protocol`] (its main types also here): the ZeroBuffer v1.0.0 library for plain Rust programs.
+//! * [`duplex`]: requests and answers between two processes, in that library.
 //! * [`testing`]: names and patterns for tests across languages.
 //! * With the feature `plugin` (default): the GStreamer plugin `zerobuffer` with the elements
 //!   `zerobuffersink` and `zerobuffersrc`. Loaded from libgstzerobuffer.so, or registered by an
@@ -24,7 +25,7 @@ mod zerobuffersrc;
 
 pub use protocol::{
     BufferConfig, Error, Frame, Interrupt, MetadataReservation, Reader, Reservation, Wait, Writer,
-    WriterState,
+    WriterState, duplex,
 };
 
 #[cfg(feature = "plugin")]
