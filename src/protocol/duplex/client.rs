@@ -137,6 +137,8 @@ struct Connection {
     lost: bool,
     /// Nothing puts this connection in step again.
     over: Option<Doubt>,
+    /// Its server is gone, or breaks the protocol.
+    ended: bool,
     /// What was last said to be in doubt.
     told: Option<Doubt>,
 }
@@ -249,9 +251,9 @@ impl DuplexClient {
     /// Lends room for a request of exactly `len` bytes, to be filled in place.
     ///
     /// # Errors
-    /// As [`Writer::reserve`]; [`Error::NotConnected`]; [`Error::TooManyRequests`] when none has to
-    /// be added before an answer is received; [`Error::OutOfStep`] until
-    /// [`DuplexClient::receive`] has said so.
+    /// As [`Writer::reserve`]; [`Error::NotConnected`], also when [`DuplexClient::receive`] has
+    /// said that the server is gone; [`Error::TooManyRequests`] until an answer is received;
+    /// [`Error::OutOfStep`] until [`DuplexClient::receive`] has said so.
     pub fn reserve<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Result<Request> {
         let reservation = self.shared.ready()?.reserve(len, wait)?;
         Ok(self.request(reservation))
@@ -331,16 +333,30 @@ impl Shared {
         }
     }
 
+    fn not_connected(&self) -> Error {
+        Error::NotConnected {
+            name: self.name.clone(),
+        }
+    }
+
     fn connection<'a>(&self, state: &'a mut State) -> Result<&'a mut Connection> {
         if state.closed {
             return Err(self.closed());
         }
-        state
-            .connection
-            .as_mut()
-            .ok_or_else(|| Error::NotConnected {
-                name: self.name.clone(),
-            })
+        let connection = state.connection.as_mut();
+        connection.ok_or_else(|| self.not_connected())
+    }
+
+    /// The connection, if a request may be sent now.
+    fn sending<'a>(&self, state: &'a mut State) -> Result<&'a mut Connection> {
+        let connection = self.connection(state)?;
+        if connection.ended {
+            return Err(self.not_connected());
+        }
+        if connection.lost || connection.over.is_some() {
+            return Err(self.out_of_step(connection.step.doubt()));
+        }
+        Ok(connection)
     }
 
     fn ends(&self) -> Result<(Arc<Writer>, Arc<Reader>)> {
@@ -352,10 +368,7 @@ impl Shared {
     /// The writer, if a request may be sent now.
     fn ready(&self) -> Result<Arc<Writer>> {
         let mut state = self.state();
-        let connection = self.connection(&mut state)?;
-        if connection.lost || connection.over.is_some() {
-            return Err(self.out_of_step(connection.step.doubt()));
-        }
+        let connection = self.sending(&mut state)?;
         let count = connection.step.pending();
         if count >= self.config.in_flight {
             return Err(Error::TooManyRequests {
@@ -378,11 +391,10 @@ impl Shared {
                 return Err(self.closed());
             }
             if let Some(connection) = &state.connection {
-                let there = connection.writer.look_at_reader();
-                if connection.over.is_none() && there.is_ok() {
+                server_left = !connection.writer.is_reader_connected();
+                if connection.over.is_none() && !connection.ended && !server_left {
                     return Ok(());
                 }
-                server_left = there.is_err_and(|err| err.is_no_reader());
                 connection.writer.close();
             }
             state.connection = None;
@@ -421,6 +433,7 @@ impl Shared {
             step: Step::default(),
             lost: false,
             over: None,
+            ended: false,
             told: None,
         });
         Ok(())
@@ -459,16 +472,14 @@ impl Shared {
         // Nobody else reads, so nobody is in the way of a look for surplus answers.
         let alone = !state.reading;
         let holds = !self.config.answers_after_release;
-        let connection = self.connection(&mut state)?;
+        let connection = self.sending(&mut state)?;
         if !reservation.is_pending_for(&connection.writer) {
             return Err(self.closed());
         }
-        if connection.step.pending() == 0 && connection.over.is_none() {
+        if connection.step.pending() == 0 {
             connection.look_for_surplus(alone, holds)?;
         }
-        if connection.lost || connection.over.is_some() {
-            return Err(self.out_of_step(connection.step.doubt()));
-        }
+        let connection = self.sending(&mut state)?;
         let len = reservation.len() as u64;
         // With the lock held: nobody looks at the ring and the step in between.
         reservation.publish()?;
@@ -497,9 +508,7 @@ impl Shared {
             });
             if !Arc::ptr_eq(writer, &connection.writer) {
                 // That one has been left.
-                return Err(Error::NotConnected {
-                    name: self.name.clone(),
-                });
+                return Err(self.not_connected());
             }
             if let Some(doubt) = connection.over {
                 return Err(self.out_of_step(doubt));
@@ -532,9 +541,13 @@ impl Shared {
             if state.waiting > 0 {
                 self.read.notify_all();
             }
-            let Some(frame) = found? else { continue };
             let now = state.connection.as_mut();
-            let Some(connection) = now.filter(|now| Arc::ptr_eq(writer, &now.writer)) else {
+            let mut now = now.filter(|now| Arc::ptr_eq(writer, &now.writer));
+            if let (Err(err), Some(connection)) = (&found, &mut now) {
+                let broken = matches!(err, Error::Corrupt { .. } | Error::Sequence { .. });
+                connection.ended |= broken || err.is_peer_gone();
+            }
+            let (Some(frame), Some(connection)) = (found?, now) else {
                 continue;
             };
             let Some(answered) = connection.take(frame.sequence(), &self.config) else {
@@ -558,23 +571,24 @@ impl Shared {
         }
     }
 
-    /// Waits for the next answer for a slice of time. Only one thread is here at a time.
+    /// Waits for the next answer for a slice of time. Only one thread is here at a time, and while
+    /// it is, nobody connects.
     fn read(&self, writer: &Writer, reader: &Reader, waiting: &Waiting) -> Result<Option<Frame>> {
         let nothing = |err: &Error| matches!(err, Error::Timeout { .. });
-        let used = writer.used_bytes();
-        // Acquire, with the Release in `handoff::give_back`: a server that answers before it gives
-        // the request back has posted the answer to what has come back, and we find it.
-        fence(Ordering::Acquire);
-        let (suspect, lost) = {
+        let (owing, lost) = {
+            // With the lock held: nobody sends between the look at the ring and that at the step.
             let mut state = self.state();
             let connection = self.connection(&mut state)?;
-            let owed = connection.step.look(used);
+            let used = connection.used();
+            // Neither unread nor held.
+            let unread = reader.used_bytes() > 0;
+            let owed = connection.step.look(used, unread);
             let holds = !self.config.answers_after_release;
             (holds && owed == Owed::Suspect, connection.lost)
         };
-        if suspect || lost {
+        if owing || lost {
             match reader.read_frame(Wait::no()) {
-                Err(err) if nothing(&err) => self.lose(writer, used)?,
+                Err(err) if nothing(&err) => self.lose()?,
                 found => return found.map(Some),
             }
         }
@@ -596,25 +610,30 @@ impl Shared {
         }
     }
 
-    /// The server owes an answer that will not come. From here on what comes is nobody's, until it
-    /// has done with all requests; then this is said.
-    fn lose(&self, writer: &Writer, used: u64) -> Result<()> {
+    /// The server owes an answer that will not come, or gave one too many. From here on what comes
+    /// is nobody's and nothing is sent, until it has done with all requests; then this is said.
+    fn lose(&self) -> Result<()> {
         let mut state = self.state();
         let connection = self.connection(&mut state)?;
-        if !std::ptr::eq(writer, &*connection.writer) {
+        connection.lost = true;
+        if connection.used() > 0 {
             return Ok(());
         }
-        connection.lost = true;
-        if used > 0 {
-            return Ok(());
+        // What was answered before the last one was given back.
+        match connection.reader.read_frame(Wait::no()) {
+            Ok(frame) => {
+                connection.step.discard(frame.sequence());
+                return Ok(());
+            }
+            Err(Error::Timeout { .. }) => {}
+            Err(err) => return Err(err),
         }
         let doubt = connection.step.doubt();
         connection.step.start_over();
         connection.lost = false;
         connection.told = Some(doubt);
-        state
-            .aside
-            .retain(|response| !doubt.concerns(response.request));
+        let aside = &mut state.aside;
+        aside.retain(|response| !doubt.concerns(response.request));
         Err(self.out_of_step(doubt))
     }
 }
@@ -644,6 +663,15 @@ fn keep(reader: &Reader) -> bool {
 }
 
 impl Connection {
+    /// Bytes of the requests that the server has not given back. What it answered before it gave a
+    /// request back is to be read after this.
+    fn used(&self) -> u64 {
+        let used = self.writer.used_bytes();
+        // Acquire, with the Release in `handoff::give_back`: the post of that answer came before.
+        fence(Ordering::Acquire);
+        used
+    }
+
     /// The request to which the answer with this number belongs; `None` if it is nobody's.
     fn take(&mut self, sequence: u64, config: &DuplexClientConfig) -> Option<u64> {
         if self.lost {
@@ -660,9 +688,7 @@ impl Connection {
 
     /// Before a request when none is under way: an answer that is there is one too many.
     fn look_for_surplus(&mut self, alone: bool, holds: bool) -> Result<()> {
-        let used = self.writer.used_bytes();
-        // Acquire: as in `Shared::read`.
-        fence(Ordering::Acquire);
+        let used = self.used();
         // Nothing unread, and nothing held either.
         let mut empty = self.reader.used_bytes() == 0;
         if !empty && alone {

@@ -17,6 +17,8 @@ pub struct Step {
     pending: VecDeque<u64>,
     /// The sum of these.
     bytes: u64,
+    /// The last request was sent when none was under way.
+    alone: bool,
     /// All pairs up to this request, and these answers, are beyond doubt.
     certain: (u64, u64),
 }
@@ -74,6 +76,7 @@ impl Step {
     /// A request went out, which takes up `bytes` of its ring at least; returns its number.
     pub fn send(&mut self, bytes: u64) -> u64 {
         self.sent += 1;
+        self.alone = self.pending.is_empty();
         self.pending.push_back(bytes);
         self.bytes += bytes;
         self.sent
@@ -100,14 +103,19 @@ impl Step {
     }
 
     /// What follows from `used`, the bytes of the ring of requests that are not given back, for a
-    /// server that gives a request back after its answer.
-    pub fn look(&self, used: u64) -> Owed {
+    /// server that gives a request back after its answer; and `unread`, whether there may be an
+    /// answer that has not been looked at.
+    pub fn look(&mut self, used: u64, unread: bool) -> Owed {
         // What the ring wastes when it wraps only makes `used` larger.
         if used < self.bytes {
-            Owed::Suspect
-        } else {
-            Owed::Nothing
+            return Owed::Suspect;
         }
+        // All before the one request that is under way are given back, and it was not sent before
+        // their answers were here: those that are here are theirs.
+        if used == self.bytes && !unread && self.alone && self.pending.len() == 1 {
+            self.certain = (self.sent - 1, self.answers);
+        }
+        Owed::Nothing
     }
 
     /// No request is under way and no answer is to be read: all pairs so far were right.
@@ -174,13 +182,13 @@ mod tests {
         step.send(100);
         step.send(200);
         // Nothing given back; then the first one, answered or not.
-        assert_eq!(step.look(300), Owed::Nothing);
-        assert_eq!(step.look(200), Owed::Suspect);
+        assert_eq!(step.look(300, false), Owed::Nothing);
+        assert_eq!(step.look(200, false), Owed::Suspect);
         assert_eq!(step.answer(1), Ok(1));
-        assert_eq!(step.look(200), Owed::Nothing);
+        assert_eq!(step.look(200, false), Owed::Nothing);
         // The waste of a wrap counts as used.
-        assert_eq!(step.look(250), Owed::Nothing);
-        assert_eq!(step.look(0), Owed::Suspect);
+        assert_eq!(step.look(250, false), Owed::Nothing);
+        assert_eq!(step.look(0, false), Owed::Suspect);
     }
 
     #[test]
@@ -210,6 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn of_requests_one_at_a_time_only_the_last_is_in_doubt() {
+        let mut step = Step::default();
+        for number in 1..=5 {
+            step.send(10);
+            // The one before is not given back yet; then it is, but an answer is there already.
+            assert_eq!(step.look(20, false), Owed::Nothing);
+            assert_eq!(step.look(10, true), Owed::Nothing);
+            assert_eq!(step.doubt().first, 1.max(number - 1));
+            assert_eq!(step.look(10, false), Owed::Nothing);
+            assert_eq!(step.doubt().first, number);
+            assert_eq!(step.answer(number), Ok(number));
+        }
+        // With two under way, what is given back may be either.
+        step.send(10);
+        step.send(10);
+        assert_eq!(step.answer(6), Ok(6));
+        assert_eq!(step.look(10, false), Owed::Nothing);
+        assert_eq!((step.doubt().first, step.doubt().last), (5, 7));
+    }
+
+    #[test]
     fn after_a_fresh_start_the_next_answer_is_the_next_requests() {
         let mut step = Step::default();
         for _ in 0..4 {
@@ -218,7 +247,7 @@ mod tests {
         assert_eq!(step.answer(1), Ok(1));
         step.discard(2);
         step.start_over();
-        assert_eq!((step.pending(), step.look(0)), (0, Owed::Nothing));
+        assert_eq!((step.pending(), step.look(0, false)), (0, Owed::Nothing));
         assert_eq!(step.send(10), 5);
         assert_eq!(step.doubt().first, 5);
         assert_eq!(step.answer(3), Ok(5));
