@@ -781,7 +781,7 @@ fn a_stopped_client_finds_all_its_answers() {
     child.stop();
     // The ring holds some of its answers; the server waits with the others.
     until(|| server.stats().waits > 0);
-    assert!((3..=4).contains(&server.stats().answers));
+    assert!(server.stats().answers < REQUESTS);
     assert!(server.is_client_connected(), "stopped is not dead");
     child.signal(Signal::SIGCONT);
     child.tell("go on");

@@ -543,9 +543,14 @@ impl Shared {
             }
             let now = state.connection.as_mut();
             let mut now = now.filter(|now| Arc::ptr_eq(writer, &now.writer));
-            if let (Err(err), Some(connection)) = (&found, &mut now) {
-                let broken = matches!(err, Error::Corrupt { .. } | Error::Sequence { .. });
-                connection.ended |= broken || err.is_peer_gone();
+            if let (Err(err), Some(connection)) = (&found, &mut now)
+                && (err.is_peer_gone()
+                    || matches!(err, Error::Corrupt { .. } | Error::Sequence { .. }))
+            {
+                connection.ended = true;
+                // A server of another implementation cannot have the name of a buffer that seems to
+                // have a writer.
+                connection.writer.close();
             }
             let (Some(frame), Some(connection)) = (found?, now) else {
                 continue;
