@@ -13,6 +13,8 @@
 //!   copies it from the ring of the requests to that of the answers, and this is the only copy.
 //! * The plain copy is made at the same pace, between as many frames of ordinary memory as the rings
 //!   hold, so that it finds the caches as the relay does.
+//! * The two wake-ups are those of a byte that goes through a Unix socket to another process and back,
+//!   at the same pace: plain copy and wake-ups together are the least that there can be.
 //! * The rings are of 8 frames. Those of the Python package are of 256 MiB: its client knows no other.
 
 #[path = "../tests/support/python.rs"]
@@ -21,7 +23,9 @@ mod python;
 use std::env;
 use std::error::Error;
 use std::hint::black_box;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -35,6 +39,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "usage: cargo bench --bench duplex -- [--quick] [--rounds N] [--rust]";
 /// The first argument of this program when it starts itself as the relay.
 const RELAY: &str = "relay";
+/// And as what only wakes us.
+const ECHO: &str = "echo";
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FRAME: usize = 1920 * 1080 * 3 / 2 + 16;
 const RING_FRAMES: usize = 8;
@@ -52,6 +58,7 @@ struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Copy,
+    Wakes,
     Rust,
     Python,
 }
@@ -60,6 +67,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let result = match &args[..] {
         [role, name] if role == RELAY => relay(name),
+        [role] if role == ECHO => echo(),
         args => compare(args),
     };
     match result {
@@ -91,7 +99,7 @@ fn compare(args: &[String]) -> Result<()> {
             other => return Err(format!("{other}? {USAGE}").into()),
         }
     }
-    let mut ways = vec![Way::Copy, Way::Rust];
+    let mut ways = vec![Way::Copy, Way::Wakes, Way::Rust];
     ways.extend(plan.python.then_some(Way::Python));
     println!(
         "A frame of {FRAME} bytes there and back, with one copy on the way, {} at each rate.\n\
@@ -126,15 +134,18 @@ fn compare(args: &[String]) -> Result<()> {
                 trips[at].as_nanos() as f64 / 1e3
             };
             let [p50, p99] = [part(0.5), part(0.99)];
-            if *way == Way::Copy {
-                copy = [p50, p99];
-                println!("{rate:>8} {:14} {p50:>8.0} {p99:>8.0}", "plain copy");
-                continue;
-            }
-            let name = if *way == Way::Rust {
-                "round trip"
-            } else {
-                "zerobuffer-ipc"
+            let name = match way {
+                Way::Copy => {
+                    copy = [p50, p99];
+                    println!("{rate:>8} {:14} {p50:>8.0} {p99:>8.0}", "plain copy");
+                    continue;
+                }
+                Way::Wakes => {
+                    println!("{:>8} {:14} {p50:>8.0} {p99:>8.0}", "", "two wake-ups");
+                    continue;
+                }
+                Way::Rust => "round trip",
+                Way::Python => "zerobuffer-ipc",
             };
             println!(
                 "{:>8} {name:14} {p50:>8.0} {p99:>8.0} {:>7.2}x {:>7.2}x {:>8.0} {:>8.0}",
@@ -154,6 +165,7 @@ fn measure(way: Way, rate: u32, frames: u32) -> Result<Vec<Duration>> {
     let interval = Duration::from_secs(1) / rate;
     match way {
         Way::Copy => Ok(plain_copies(interval, frames)),
+        Way::Wakes => wake_ups(interval, frames),
         Way::Rust => round_trips(interval, frames),
         Way::Python => python_round_trips(interval, frames),
     }
@@ -194,6 +206,30 @@ fn plain_copies(interval: Duration, frames: u32) -> Vec<Duration> {
     });
     let Ok(trips) = copied;
     trips
+}
+
+/// A byte to another process and back.
+fn wake_ups(interval: Duration, frames: u32) -> Result<Vec<Duration>> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(env::current_exe()?);
+    let mut child = command.arg(ECHO).stdin(OwnedFd::from(theirs)).spawn()?;
+    drop(command);
+    let trips = paced(interval, frames, |_| {
+        ours.write_all(&[1])?;
+        ours.read_exact(&mut [0])
+    })?;
+    drop(ours);
+    child.wait()?;
+    Ok(trips)
+}
+
+fn echo() -> Result<()> {
+    let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut byte = [0];
+    while stream.read(&mut byte)? > 0 {
+        stream.write_all(&byte)?;
+    }
+    Ok(())
 }
 
 /// The process at the other end; its input ends with this.
