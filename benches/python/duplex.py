@@ -1,6 +1,7 @@
 """Both ends of the duplex benchmark with the published Python package.
 
-duplex.py relay NAME BYTES: answers each request with a copy of it, until its standard input ends.
+duplex.py relay NAME BYTES: prints "ready" when it has made its buffer, and answers each request with
+a copy of it until its standard input ends.
 duplex.py client NAME BYTES WARM_UP FRAMES INTERVAL_NS: one request at a time, and prints the round
 trips in nanoseconds in one line.
 """
@@ -23,8 +24,12 @@ def relay(name, _bytes):
         place.release()
         responses.commit_frame()
 
-    server = ImmutableDuplexServer(name, BufferConfig(4096, RING), timeout=30.0)
+    # It waits so long for its client, and for the end of a wait when it is stopped.
+    server = ImmutableDuplexServer(name, BufferConfig(4096, RING), timeout=4.0)
     server.start(copy)
+    while server.request_reader is None:
+        time.sleep(0.001)
+    print("ready", flush=True)
     sys.stdin.read()
     server.stop()
 
