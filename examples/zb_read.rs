@@ -3,7 +3,8 @@
 //! `zb_read NAME METADATA_SIZE PAYLOAD_SIZE FRAMES TIMEOUT_S` creates the buffer NAME with these
 //! sizes in bytes, prints `{"seq":…,"size":…,"crc32":…}` per frame and then `{"metadata":…}`: the
 //! text of the metadata, `null` when there is none. (Metadata that is not UTF-8 is printed as
-//! `{"metadata":null,"metadata_hex":"…"}`.) FRAMES 0 reads to the end of the stream. Each frame may
+//! `{"metadata":null,"metadata_hex":"…"}`.) What a writer of ours tells beside is printed too:
+//! `"pts":…` with the frame, in nanoseconds, and `{"caps":…}` where they change. FRAMES 0 reads to the end of the stream. Each frame may
 //! take TIMEOUT_S seconds. Exit status 0 when it got what it was asked for, 1 with a line on stderr
 //! when not.
 
@@ -12,7 +13,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gstzerobuffer::{BufferConfig, Error, Reader};
+use gstzerobuffer::{BufferConfig, Error, Item, Reader, Records};
 use serde_json::json;
 
 const USAGE: &str = "usage: zb_read NAME METADATA_SIZE PAYLOAD_SIZE FRAMES TIMEOUT_S";
@@ -47,12 +48,24 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let reader = Reader::create(name, &config)?;
     let mut out = io::stdout().lock();
     while frames == 0 || reader.frames_read() < frames {
-        let frame = match reader.read_frame(timeout) {
+        let item = match reader.read(timeout) {
             Err(Error::WriterClosed { .. }) if frames == 0 => break,
             other => other?,
         };
-        let (seq, size, crc) = (frame.sequence(), frame.len(), crc32fast::hash(&frame));
-        writeln!(out, r#"{{"seq":{seq},"size":{size},"crc32":{crc}}}"#)?;
+        match item {
+            Item::Message(records) => print_caps(&mut out, &records)?,
+            Item::Frame(frame) => {
+                print_caps(&mut out, frame.records())?;
+                let (seq, size, crc) = (frame.sequence(), frame.len(), crc32fast::hash(&frame));
+                write!(out, r#"{{"seq":{seq},"size":{size},"crc32":{crc}"#)?;
+                if let Some(pts) = frame.time().and_then(|time| time.pts) {
+                    write!(out, r#","pts":{pts}"#)?;
+                }
+                writeln!(out, "}}")?;
+            }
+            // This buffer stays as it is.
+            _ => {}
+        }
     }
     let metadata = match reader.metadata()?.map(String::from_utf8) {
         None => json!({"metadata": null}),
@@ -68,4 +81,11 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     };
     writeln!(out, "{metadata}")?;
     Ok(())
+}
+
+fn print_caps(out: &mut impl Write, records: &Records) -> io::Result<()> {
+    match records.caps() {
+        Some(caps) => writeln!(out, "{}", json!({ "caps": caps })),
+        None => Ok(()),
+    }
 }

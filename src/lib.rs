@@ -12,6 +12,10 @@
 #[cfg(feature = "plugin")]
 mod element;
 #[cfg(feature = "plugin")]
+mod events;
+#[cfg(feature = "plugin")]
+mod frame_info;
+#[cfg(feature = "plugin")]
 mod memory;
 pub mod protocol;
 #[cfg(feature = "plugin")]
@@ -19,13 +23,16 @@ mod stream_info;
 mod sys;
 pub mod testing;
 #[cfg(feature = "plugin")]
+mod timing;
+#[cfg(feature = "plugin")]
 mod zerobuffersink;
 #[cfg(feature = "plugin")]
 mod zerobuffersrc;
 
 pub use protocol::{
-    BufferConfig, Error, Frame, Interrupt, MetadataReservation, Reader, Reservation, Wait, Writer,
-    WriterState, duplex,
+    BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
+    MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Wait, Writer,
+    WriterState, duplex, ring_size,
 };
 
 #[cfg(feature = "plugin")]

@@ -44,12 +44,17 @@ pub fn to_caps(metadata: &[u8]) -> Result<gst::Caps, String> {
         Ok(Value::String(caps)) => caps,
         _ => text.to_string(),
     };
+    parse_caps(&caps)
+}
+
+/// Fixed caps from a text. The error says what is there instead.
+pub fn parse_caps(caps: &str) -> Result<gst::Caps, String> {
     // GStreamer takes any word for a media type; all that there are have a slash.
     let typed = |caps: &gst::Caps| caps.iter().all(|structure| structure.name().contains('/'));
-    match gst::Caps::from_str(&caps) {
+    match gst::Caps::from_str(caps) {
         Ok(parsed) if parsed.is_fixed() && typed(&parsed) => Ok(parsed),
-        Ok(parsed) if typed(&parsed) => Err(format!("caps that leave a choice: {}", short(&caps))),
-        _ => Err(format!("metadata that is no caps: {}", short(&caps))),
+        Ok(parsed) if typed(&parsed) => Err(format!("caps that leave a choice: {}", short(caps))),
+        _ => Err(format!("metadata that is no caps: {}", short(caps))),
     }
 }
 

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use gst::prelude::*;
 use gstreamer as gst;
 use gstzerobuffer::{BufferConfig, Reader, Writer};
+use support::v1::V1Reader;
 use support::{LONG, Name, Nobody, Running, again, listen, pattern, role, say, unshare, within};
 use support_gst::{Pipeline, init};
 
@@ -116,7 +117,7 @@ fn a_frame_that_can_never_pass_a_ring_that_is_larger() {
         &sender.error(),
         &[
             "1000 bytes cannot pass",
-            "1024 from position 80",
+            "payload size 1024 from position",
             "at least 3072",
         ],
     );
@@ -328,7 +329,8 @@ fn caps_that_the_receiver_cannot_take() {
 fn caps_that_change_in_the_middle() {
     init();
     let name = Name::new("caps-change");
-    let _reader = Reader::create(&name, &BufferConfig::new(1024, 1 << 20)).unwrap();
+    let reader = V1Reader::create(&name, 1024, 1 << 20);
+    let _lock = reader.lock();
     let sender = Pipeline::play(&format!(
         "videotestsrc ! capsfilter name=filter caps=video/x-raw,width=8,height=8 \
          ! zerobuffersink name=sink buffer-name={}",

@@ -123,10 +123,14 @@ fn other_caps_travel_too_one_buffer_a_frame() {
 #[test]
 fn frames_are_numbered_stamped_and_read_only_ring_memory() {
     let caps = caps("application/x-test");
-    let buffers = (1..=20)
-        .map(|i| gst::Buffer::from_slice(pattern(1000, i)))
-        .collect();
-    let got = through(&caps, buffers, "payload-size=1048576");
+    let buffers = (1..=20).map(|i| {
+        let mut buffer = gst::Buffer::from_slice(pattern(1000, i));
+        let writable = buffer.get_mut().unwrap();
+        writable.set_offset(i);
+        writable.set_offset_end(i + 1);
+        buffer
+    });
+    let got = through(&caps, buffers.collect(), "payload-size=1048576");
     let mut last = gst::ClockTime::ZERO;
     for (i, sample) in got.iter().enumerate() {
         let buffer = sample.buffer().unwrap();

@@ -6,7 +6,9 @@ mod support;
 use std::fs;
 use std::process;
 
-use gstzerobuffer::{BufferConfig, Reader, Wait, Writer};
+use gstzerobuffer::{
+    BufferConfig, Error, FrameLayout, FrameTime, Item, Reader, Records, Wait, Writer,
+};
 
 use support::Name;
 use support::raw::{Raw, RawSem};
@@ -110,7 +112,7 @@ fn a_segment_is_what_the_protocol_says_at_every_step() {
     // All that v1 leaves unused is 0, but for the hello in the last 64 bytes of the block.
     assert_eq!(raw.bytes(128, 128), [0; 128]);
     let mut hello = b"ZBhello\x01".to_vec();
-    hello.extend(7u64.to_le_bytes());
+    hello.extend(15u64.to_le_bytes());
     hello.extend([0; 48]);
     assert_eq!(raw.bytes(128 + 128, 64), hello);
     assert_eq!(raw.bytes(ring, 256), [0; 256]);
@@ -201,6 +203,178 @@ fn a_segment_is_what_the_protocol_says_at_every_step() {
     expect(&raw, oieb);
     assert_eq!(raw.len(), 128 + 192 + 256);
     name.assert_nothing_left();
+}
+
+/// Little-endian numbers in hexadecimal, and nothing else: spaces are for the reader.
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<_> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+const TIME: &str = "0100 0000 38000000
+    0100000000000000 ffffffffffffffff 005a620200000000 0300000000000000 0400000000000000
+    efbeadde 00000000 ffffffffffffff7f";
+const CAPS: &str = "0200 0100 05000000 6120623d63 000000";
+const LAYOUT: &str = "0300 0100 40000000
+    02000000 80020000 e0010000 00000000
+    0000000000000000 00b0040000000000 0000000000000000 0000000000000000
+    80020000 80fdffff 00000000 00000000";
+const USER: &str = "4000 0000 03000000 010203 0000000000
+    ffff 0100 00000000";
+
+fn all_records() -> Records {
+    let time = FrameTime {
+        pts: Some(1),
+        dts: None,
+        duration: Some(40_000_000),
+        offset: Some(3),
+        offset_end: Some(4),
+        flags: 0xdead_beef,
+        monotonic: Some((1 << 63) - 1),
+    };
+    let layout = FrameLayout {
+        width: 640,
+        height: 480,
+        planes: 2,
+        offsets: [0, 307_200, 0, 0],
+        strides: [640, -640, 0, 0],
+    };
+    let mut records = Records::new()
+        .with_time(&time)
+        .with_caps("a b=c")
+        .with_layout(&layout)
+        .with(64, &[1, 2, 3]);
+    records.push_required(65535, b"");
+    records
+}
+
+#[test]
+fn records_are_what_the_protocol_says_in_front_of_a_frame_and_alone() {
+    let name = Name::new("golden-records");
+    let config = BufferConfig::new(METADATA, 2048).with_resizing();
+    let reader = Reader::create(&name, &config).unwrap();
+    let raw = name.raw();
+    let hello = 128 + METADATA - 64;
+    let ring = 128 + METADATA;
+    assert_eq!(raw.get(hello + 8), 31);
+    let writer = Writer::attach(&name).unwrap();
+
+    // A frame of 5 bytes with a block of 16 + 64 + 16 + 72 + 16 + 8 in front.
+    let all = hex(&[TIME, CAPS, LAYOUT, USER].concat());
+    assert_eq!(all.len(), 176);
+    writer
+        .write_frame_with(b"frame", &all_records(), Wait::no())
+        .unwrap();
+    assert_eq!(raw.bytes(ring, 8), [0; 8]);
+    assert_eq!(raw.bytes(ring + 8, 8), hex("c000000000000080"));
+    assert_eq!(raw.bytes(ring + 16, 176), all);
+    assert_eq!(raw.bytes(ring + 192, 21), frame(1, b"frame"));
+    assert_eq!((raw.get(0x28), raw.get(0x30)), (2048 - 213, 213));
+    assert_eq!((raw.get(0x40), RawSem::open('w', &name).count()), (1, 1));
+
+    // A message: a post of its own, counted like a frame, without a number.
+    let note = Records::new().with(64, &[1, 2, 3]);
+    assert!(writer.write_message(&note, Wait::no()).unwrap());
+    let block = hex("0000000000000000 20000000000000c0 4000 0000 03000000 010203 0000000000");
+    assert_eq!(raw.bytes(ring + 213, 32), block);
+    assert_eq!((raw.get(0x28), raw.get(0x30)), (2048 - 245, 245));
+    assert_eq!((raw.get(0x40), RawSem::open('w', &name).count()), (2, 2));
+
+    // Another size is asked for in a message.
+    assert!(writer.request_size(0x0123_4567_89ab, Wait::no()).unwrap());
+    let block = hex("0000000000000000 20000000000000c0 0400 0000 08000000 ab89674523010000");
+    assert_eq!(raw.bytes(ring + 245, 32), block);
+
+    // A place lent ahead at 277: its content begins at a multiple of 64, at least 192 bytes and a
+    // header behind. The block is right before the header, and what is left before it is skipped.
+    let mut place = writer.reserve_ahead(5).unwrap();
+    place.copy_from_slice(b"ahead");
+    place.publish_with(&note).unwrap();
+    let header = (ring + 277 + 192 + 16).next_multiple_of(64) - 16 - ring;
+    let skip = header - 32 - 277;
+    assert_eq!(raw.bytes(ring + 277, 8), [0; 8]);
+    assert_eq!(raw.get(ring + 277 + 8), skip);
+    assert_eq!(
+        raw.bytes(ring + header - 32, 16),
+        hex("0000000000000000 2000000000000080")
+    );
+    assert_eq!(raw.bytes(ring + header, 21), frame(2, b"ahead"));
+    drop(place);
+
+    // The reader counts alike, and gives the room of a message back at once.
+    let first = reader.read_frame(Wait::no()).unwrap();
+    assert_eq!(*first.records(), all_records());
+    assert_eq!((raw.get(0x38), raw.get(0x48)), (213, 1));
+    drop(first);
+    let free = raw.get(0x28);
+    let message = reader.read(Wait::no()).unwrap();
+    assert!(matches!(message, Item::Message(records) if records == note));
+    assert_eq!(
+        (raw.get(0x28), raw.get(0x38), raw.get(0x48)),
+        (free + 32, 245, 2)
+    );
+    assert_eq!(RawSem::open('r', &name).count(), 2);
+    let size = reader.read(Wait::no()).unwrap();
+    assert!(matches!(size, Item::Resize(0x0123_4567_89ab)));
+    let ahead = reader.read_frame(Wait::no()).unwrap();
+    assert_eq!((&*ahead, ahead.records()), (&b"ahead"[..], &note));
+    drop(ahead);
+    assert_eq!(raw.get(0x28), 2048);
+
+    // Made anew: the old one says so, then that it has no reader, and loses its name.
+    assert_eq!(raw.get(hello + 0x28), 0);
+    let other = reader.replace(&BufferConfig::new(METADATA, 64)).unwrap();
+    assert_eq!((raw.get(hello + 0x28), raw.get(0x58)), (1, 0));
+    let new = name.raw();
+    assert_eq!((new.get(0x20), new.get(0x58)), (64, process::id().into()));
+    // Without the promise that it can be done again.
+    assert_eq!(new.get(128 + METADATA - 64 + 8), 15);
+    assert_eq!(name.objects().len(), 4);
+    drop((reader, other));
+}
+
+#[test]
+fn what_is_left_of_the_room_for_records_is_a_skip_or_zeros_of_the_block() {
+    // A message before a lent place leaves room for exactly what is wanted, or some bytes more.
+    for (more, skip) in [(0, None), (8, None), (16, Some(16)), (24, Some(24))] {
+        let name = Name::new("golden-room");
+        let reader = Reader::create(&name, &BufferConfig::new(METADATA, 2048)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        let raw = name.raw();
+        let ring = 128 + METADATA;
+        let mut place = writer.reserve_ahead(5).unwrap();
+        place.fill(7);
+        // Its header is at 240: the content is at 256, and 192 bytes are not enough before it.
+        raw.write(ring, &[0xff; 240]);
+        let message = Records::new().with(64, &vec![0; 240 - 40 - 24 - more as usize]);
+        assert!(writer.write_message(&message, Wait::no()).unwrap());
+        let at = 240 - 40 - more;
+        assert_eq!(raw.get(0x30), at);
+        let note = Records::new().with(64, &[1; 16]);
+        place.publish_with(&note).unwrap();
+        let block = if skip.is_some() { at + more } else { at };
+        if let Some(skip) = skip {
+            assert_eq!(raw.header(at), (0, skip));
+        }
+        let len = 240 - block;
+        assert_eq!(raw.header(block), (0, 1 << 63 | len));
+        let mut expected = hex("4000 0000 10000000");
+        expected.extend([1; 16]);
+        expected.resize(len as usize - 16, 0);
+        assert_eq!(raw.bytes(ring + block + 16, len as usize - 16), expected);
+        drop(place);
+        let frame = reader.read_frame(Wait::no()).unwrap();
+        assert_eq!((&*frame, frame.records()), (&[7; 5][..], &note));
+        // No more of it: one that did not know has to be copied.
+        let mut place = writer.reserve_ahead(5).unwrap();
+        let large = Records::new().with(64, &[0; 1000]);
+        let refused = place.publish_with(&large);
+        assert!(matches!(
+            refused,
+            Err(Error::NoRoomForRecords { needed: 1024, .. })
+        ));
+    }
 }
 
 #[test]

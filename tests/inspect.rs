@@ -16,6 +16,8 @@ const PROPERTIES: [(&str, &[&str]); 2] = [
         "zerobuffersink",
         &[
             "buffer-name",
+            "frames",
+            "on-caps-change",
             "on-full",
             "stats",
             "timeout",
@@ -29,11 +31,14 @@ const PROPERTIES: [(&str, &[&str]); 2] = [
             "caps",
             "do-timestamp",
             "is-live",
+            "latency",
+            "max-payload-size",
             "metadata-size",
             "on-writer-exit",
             "payload-size",
             "perms",
             "stats",
+            "timestamps",
         ],
     ),
 ];

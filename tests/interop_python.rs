@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use gstzerobuffer::testing::{self, frame_data, unique_name};
-use gstzerobuffer::{BufferConfig, Error, Frame, Reader, Writer};
+use gstzerobuffer::{BufferConfig, Error, Frame, FrameTime, Reader, Records, Writer};
 use serde_json::{Value, json};
 
 /// A wait that ends only when something is broken.
@@ -334,6 +334,72 @@ fn python_reads_thousands_of_changing_frames_from_rust() {
     writer.succeed();
     name.remove_what_python_leaves();
     name.assert_nothing_left();
+}
+
+/// What stands in the segment after the metadata and some frames for a Python reader which has read
+/// them, with or without records given by the application.
+fn segment_for_python(sizes: &[usize], with_records: bool) -> Vec<u8> {
+    let name = Name::new("interop-records");
+    let frames = 500;
+    let mut reader = python_reader(&name, [1024, 4096], frames, LONG_S);
+    let writer = Writer::attach(&name.0).unwrap();
+    assert!(!writer.carries_records() && !writer.can_request_size());
+    writer.set_metadata(METADATA.as_bytes()).unwrap();
+    for i in 0..frames {
+        let frame = content(i, sizes);
+        if with_records {
+            let time = FrameTime {
+                pts: Some(i as u64),
+                ..FrameTime::default()
+            };
+            let records = Records::new()
+                .with_time(&time)
+                .with(64, b"the application's");
+            assert!(!writer.write_message(&records, LONG).unwrap());
+            assert!(!writer.request_size(1 << 20, LONG).unwrap());
+            writer.write_frame_with(&frame, &records, LONG).unwrap();
+            let caps = writer.write_message(&Records::new().with_caps("others"), LONG);
+            assert!(
+                matches!(caps, Err(Error::RecordsNotCarried { .. })),
+                "{caps:?}"
+            );
+        } else {
+            writer.write_frame_wait(&frame, LONG).unwrap();
+        }
+        // Each is read before the next: what Python writes does not depend on who is faster.
+        assert_eq!(parse(&reader.line().unwrap()), printed(i, &frame));
+        while writer.used_bytes() > 0 {
+            thread::yield_now();
+        }
+    }
+    assert_eq!(
+        parse(&reader.line().unwrap()),
+        json!({"metadata": METADATA})
+    );
+    reader.expect("done");
+    let mut segment = fs::read(&name.objects()[0]).unwrap();
+    // Its pid is another each time; ours is the same.
+    segment[0x58..0x60].fill(0);
+    drop(writer);
+    reader.succeed();
+    name.remove_what_python_leaves();
+    name.assert_nothing_left();
+    segment
+}
+
+#[test]
+fn python_sees_the_same_bytes_whether_or_not_the_application_gives_records() {
+    let _sweeping = sweeping();
+    // Wraps, exact fits, and tails that are too short for a marker.
+    let sizes = changing_sizes(101, 1500);
+    let plain = segment_for_python(&sizes, false);
+    let with_records = segment_for_python(&sizes, true);
+    assert!(plain[..128] == with_records[..128], "the OIEB");
+    assert!(
+        plain[128..128 + 1024] == with_records[128..128 + 1024],
+        "the metadata"
+    );
+    assert!(plain == with_records, "the frames");
 }
 
 #[test]

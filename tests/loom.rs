@@ -276,6 +276,67 @@ fn frames_released_by_two_threads_in_any_order_are_overwritten_after_both_have_r
 }
 
 #[test]
+fn the_room_of_a_message_behind_a_held_frame_is_overwritten_after_both_have_been_read() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let buffer = Buffer::<2>::new();
+        let credits = Arc::new(Mutex::new(Credits::default()));
+        // A frame, and a message behind it.
+        for item in 1..=2 {
+            buffer.write(item);
+            buffer.take();
+        }
+        let ticket = credits.lock().unwrap().hand_out(1);
+        let holding = {
+            let (buffer, credits) = (buffer.clone(), credits.clone());
+            thread::spawn(move || {
+                assert_eq!(buffer.load(1), 1);
+                buffer.release(&credits, ticket);
+            })
+        };
+        let reading = {
+            let (buffer, credits) = (buffer.clone(), credits.clone());
+            thread::spawn(move || {
+                // As in `Shared::take_message`: copied, then passed.
+                assert_eq!(buffer.load(2), 2);
+                let mut held = credits.lock().unwrap();
+                let credit = held.pass(1);
+                if credit.frames > 0 {
+                    handoff::give_back(held, credit, &buffer.free, &buffer.sem_read);
+                }
+            })
+        };
+        // Room comes back in the order of the ring, whoever gives it back.
+        for item in 0..buffer.room() {
+            buffer.store(3 + item);
+        }
+        holding.join().unwrap();
+        reading.join().unwrap();
+        assert_eq!(buffer.room(), 2);
+    });
+}
+
+#[test]
+fn a_writer_whose_reader_has_gone_knows_whether_it_made_the_buffer_anew() {
+    loom::model(|| {
+        let (reader_pid, replaced) = (Shared::new(1), Shared::new(0));
+        let words = Arc::new((reader_pid, replaced));
+        let retiring = {
+            let words = words.clone();
+            thread::spawn(move || handoff::retire(&words.0, Some(&words.1)))
+        };
+        let (reader_pid, replaced) = &*words;
+        let gone = handoff::look(reader_pid) == 0;
+        assert!(handoff::is_retired(reader_pid, replaced) || !gone);
+        retiring.join().unwrap();
+        assert!(handoff::is_retired(reader_pid, replaced));
+        handoff::return_to(reader_pid, 1, Some(replaced));
+        assert!(!handoff::is_retired(reader_pid, replaced));
+    });
+}
+
+#[test]
 fn the_end_of_a_stream_is_seen_after_its_last_frame() {
     loom::model(|| {
         let buffer = Buffer::<2>::new();

@@ -83,6 +83,41 @@ fn thousands_of_frames_of_changing_size_pass_from_process_to_process() {
 }
 
 #[test]
+fn times_and_caps_pass_from_process_to_process() {
+    let name = Name::new("processes-records");
+    let read = zb_read(&name, 4096);
+    let sizes = [100, 200];
+    let args = [&*name, "100", "100,200", METADATA, "1000"];
+    let caps = ["small, n=(int)1", "médium", "large \"quoted\""];
+    let write = Running::start(example("zb_write").args(args).args(caps));
+    write.wait().expect_success();
+    let read = read.wait().expect_success();
+    let mut lines = read.out.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line
+    });
+    for (i, size) in (0..100).zip(sizes.iter().cycle()) {
+        // 34, 33 and 33 frames.
+        if let Some(part) = [0, 34, 67].iter().position(|first| *first == i) {
+            assert_eq!(
+                lines.next().unwrap(),
+                serde_json::json!({"caps": caps[part]})
+            );
+        }
+        let crc = crc32fast::hash(&testing::frame_data(*size, i));
+        let frame = serde_json::json!({
+            "seq": i + 1, "size": size, "crc32": crc, "pts": i * 1_000_000,
+        });
+        assert_eq!(lines.next().unwrap(), frame);
+    }
+    assert_eq!(
+        lines.next().unwrap(),
+        serde_json::json!({"metadata": METADATA})
+    );
+    assert_eq!(lines.next(), None);
+}
+
+#[test]
 fn frames_and_metadata_pass_through_a_chain_of_processes() {
     let [a, b, c] = ["a", "b", "c"].map(|end| Name::new(&format!("processes-chain-{end}")));
     let relay = |input: &Name, output: &Name| {

@@ -5,7 +5,7 @@ mod support;
 use std::collections::VecDeque;
 
 use gstzerobuffer::protocol::ring::{self, Credits, Fit, Placement, Tails, Ticket};
-use gstzerobuffer::{BufferConfig, Error, Reader, Wait, Writer};
+use gstzerobuffer::{BufferConfig, Error, Frame, Item, Reader, Records, Reservation, Wait, Writer};
 use proptest::prelude::*;
 
 use support::{Name, pattern};
@@ -438,5 +438,246 @@ proptest! {
         let closed = matches!(end, Err(Error::WriterClosed { .. }));
         prop_assert!(closed, "{end:?}");
         prop_assert_eq!(reader.used_bytes(), 0);
+    }
+}
+
+/// What a writer and a reader of ours do next, with all that v1 does not know.
+#[derive(Clone, Debug)]
+enum Act {
+    /// A copied frame with records of so many bytes; 0: with none.
+    Write(Len, u64),
+    Message(u64),
+    LendAhead(u64),
+    /// Publishes one that is lent ahead, with records of so many bytes.
+    Publish(usize, u64),
+    /// Drops one that is lent ahead, published or not.
+    Drop(usize),
+    Read,
+    Release(usize),
+    Drain,
+}
+
+fn record_bytes() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        3 => Just(0),
+        4 => 1u64..100,
+        2 => 100u64..400,
+        1 => 400u64..3000,
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let which = any::<usize>;
+    prop_oneof![
+        3 => (len(), record_bytes()).prop_map(|(len, records)| Act::Write(len, records)),
+        3 => (1u64..300).prop_map(Act::Message),
+        6 => (1u64..1500).prop_map(Act::LendAhead),
+        6 => (which(), record_bytes()).prop_map(|(which, records)| Act::Publish(which, records)),
+        5 => which().prop_map(Act::Drop),
+        8 => Just(Act::Read),
+        8 => which().prop_map(Act::Release),
+        1 => Just(Act::Drain),
+    ]
+}
+
+/// Records that take so many bytes in one, and whether they must not be left out.
+fn records(bytes: u64, seed: u64) -> Records {
+    let mut records = Records::new();
+    if bytes > 0 {
+        records.push(100, &pattern(bytes as usize, seed));
+    }
+    records
+}
+
+/// Both ends of a real buffer, and what has to come out of it.
+struct Pair {
+    reader: Reader,
+    writer: Writer,
+    size: u64,
+    seed: u64,
+    /// Written and not read: of a frame its content, and the records.
+    unread: VecDeque<(Option<Vec<u8>>, Records)>,
+    held: Vec<(Frame, Vec<u8>)>,
+    /// Lent ahead, with the content, and whether it is published.
+    lent: Vec<(Reservation, Vec<u8>, bool)>,
+    numbers: u64,
+}
+
+impl Pair {
+    fn seed(&mut self) -> u64 {
+        self.seed += 1;
+        self.seed
+    }
+
+    fn write(&mut self, data: Vec<u8>, records: Records) {
+        let dropped = self.writer.records_dropped();
+        match self.writer.write_frame_with(&data, &records, Wait::no()) {
+            Ok(_) if self.writer.records_dropped() > dropped => {
+                assert!(!records.is_empty());
+                self.unread.push_back((Some(data), Records::new()));
+            }
+            Ok(_) => self.unread.push_back((Some(data), records)),
+            Err(Error::BufferFull { .. }) => {
+                assert!(self.writer.used_bytes() > 0 || !self.lent.is_empty())
+            }
+            Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. }) => {}
+            Err(Error::RecordsTooLarge { most, .. }) => assert_eq!(most, self.size / 2),
+            Err(err) => panic!("{err}"),
+        }
+    }
+
+    fn publish(&mut self, which: usize, bytes: u64) {
+        let seed = self.seed();
+        let records = records(bytes, seed);
+        let count = self.lent.len();
+        if count == 0 {
+            return;
+        }
+        let (place, data, published) = &mut self.lent[which % count];
+        if *published {
+            assert!(
+                place.publish_with(&records).is_err(),
+                "it is published only once"
+            );
+            return;
+        }
+        let data = data.clone();
+        match place.publish_with(&records) {
+            Ok(_) => {
+                *published = true;
+                self.unread.push_back((Some(data), records));
+            }
+            // Copied behind what was published before it.
+            Err(Error::OutOfOrder | Error::NoRoomForRecords { .. }) => {
+                let (place, ..) = self.lent.swap_remove(which % count);
+                assert_eq!(*place, data);
+                self.write(data, records);
+            }
+            Err(Error::RecordsTooLarge { .. }) => {}
+            Err(err) => panic!("{err}"),
+        }
+    }
+
+    fn message(&mut self, bytes: u64) {
+        let seed = self.seed();
+        let records = records(bytes, seed);
+        match self.writer.write_message(&records, Wait::no()) {
+            Ok(sent) => {
+                assert!(sent);
+                self.unread.push_back((None, records));
+            }
+            Err(Error::BufferFull { .. }) => {
+                assert!(self.writer.used_bytes() > 0 || !self.lent.is_empty());
+            }
+            Err(Error::RecordsTooLarge { most, .. }) => assert_eq!(most, self.size / 2),
+            Err(err) => panic!("{err}"),
+        }
+    }
+
+    fn read(&mut self) -> bool {
+        let Some((data, records)) = self.unread.pop_front() else {
+            let none = self.reader.read(Wait::no());
+            assert!(matches!(none, Err(Error::Timeout { .. })), "{none:?}");
+            return false;
+        };
+        match (self.reader.read(Wait::no()).unwrap(), data) {
+            (Item::Frame(frame), Some(data)) => {
+                self.numbers += 1;
+                assert_eq!(frame.sequence(), self.numbers);
+                assert_eq!(*frame, data);
+                assert_eq!(*frame.records(), records);
+                self.held.push((frame, data));
+            }
+            (Item::Message(message), None) => assert_eq!(message, records),
+            (item, data) => panic!("{item:?} instead of {data:?}"),
+        }
+        true
+    }
+
+    fn release(&mut self, which: usize) {
+        if !self.held.is_empty() {
+            let (frame, data) = self.held.swap_remove(which % self.held.len());
+            assert_eq!(*frame, data);
+        }
+    }
+
+    fn drain(&mut self) {
+        while self.read() {}
+        while !self.held.is_empty() {
+            self.release(0);
+        }
+        assert_eq!(self.reader.used_bytes(), 0);
+    }
+
+    fn check(&self) {
+        for (place, data, _) in &self.lent {
+            assert_eq!(**place, **data, "what is lent changes for nobody");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn records_and_messages_come_out_as_they_went_in_whatever_is_lent_dropped_and_held(
+        blocks in 1u64..160,
+        acts in prop::collection::vec(act(), 1..200),
+    ) {
+        let size = blocks * 64;
+        let name = Name::new("ring-model-records");
+        let reader = Reader::create(&name, &BufferConfig::new(1024, size)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        let mut pair = Pair {
+            reader,
+            writer,
+            size,
+            seed: 0,
+            unread: VecDeque::new(),
+            held: Vec::new(),
+            lent: Vec::new(),
+            numbers: 0,
+        };
+        for act in acts {
+            match act {
+                Act::Write(len, bytes) => {
+                    let write_at = name.raw().get(support::raw::WRITE_POS);
+                    let seed = pair.seed();
+                    let len = len.of(size, write_at);
+                    pair.write(pattern(len as usize, seed), records(bytes, seed));
+                }
+                Act::Message(bytes) => pair.message(bytes),
+                Act::LendAhead(len) => {
+                    let seed = pair.seed();
+                    if let Some(mut place) = pair.writer.reserve_ahead(len) {
+                        let data = pattern(len as usize, seed);
+                        place.copy_from_slice(&data);
+                        pair.lent.push((place, data, false));
+                    }
+                }
+                Act::Publish(which, bytes) => pair.publish(which, bytes),
+                Act::Drop(which) if !pair.lent.is_empty() => {
+                    let (place, data, _) = pair.lent.swap_remove(which % pair.lent.len());
+                    prop_assert_eq!(&*place, &data);
+                }
+                Act::Drop(_) => {}
+                Act::Read => {
+                    pair.read();
+                }
+                Act::Release(which) => pair.release(which),
+                Act::Drain => pair.drain(),
+            }
+            pair.check();
+        }
+        pair.drain();
+        pair.lent.clear();
+        // With nothing lent and nothing held, both always pass, wherever the ends stand.
+        pair.message(8);
+        prop_assert_eq!(pair.unread.len(), 1);
+        pair.drain();
+        let len = (size / 2).saturating_sub(16 + 40).max(1);
+        pair.write(pattern(len as usize, 1), records(8, 1));
+        prop_assert_eq!(pair.unread.len(), 1);
+        pair.drain();
     }
 }

@@ -12,15 +12,19 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstreamer as gst;
 
-use crate::protocol::{Error, Reservation, Writer};
+use crate::protocol::{Error, Records, Reservation, Writer};
 
 /// GStreamer's memory with our own fields behind it.
 #[repr(C)]
 struct RingMemory {
     mem: MaybeUninit<ffi::GstMemory>,
     data: *mut u8,
-    reservation: Mutex<Reservation>,
+    /// `None` for a part of another such memory, which is its parent and lives as long.
+    reservation: Option<Mutex<Reservation>>,
 }
+
+/// What marks memory that can only be read.
+const READONLY: ffi::GstMemoryFlags = ffi::GST_MINI_OBJECT_FLAG_LOCK_READONLY;
 
 mod imp {
     use super::*;
@@ -47,6 +51,7 @@ mod imp {
                 (*allocator).mem_type = c"ZeroBufferRing".as_ptr();
                 (*allocator).mem_map = Some(mem_map);
                 (*allocator).mem_unmap = Some(mem_unmap);
+                (*allocator).mem_share = Some(mem_share);
                 (*allocator).object.flags |= ffi::GST_ALLOCATOR_FLAG_CUSTOM_ALLOC;
             }
         }
@@ -55,7 +60,7 @@ mod imp {
     impl GstObjectImpl for RingAllocator {}
 
     // SAFETY: `alloc` hands out nothing; `free` is only called with memory of this allocator, all of
-    // which `wrap` has made.
+    // which `leak` has made.
     unsafe impl AllocatorImpl for RingAllocator {
         unsafe fn alloc(&self, _: usize, _: &gst::AllocationParams) -> *mut ffi::GstMemory {
             // A place in the ring comes from a writer, not from a size.
@@ -63,7 +68,7 @@ mod imp {
         }
 
         unsafe fn free(&self, memory: *mut ffi::GstMemory) {
-            // SAFETY: a Box that `wrap` has leaked, and this is its last reference.
+            // SAFETY: a Box that `leak` has leaked, and this is its last reference.
             drop(unsafe { Box::from_raw(memory.cast::<RingMemory>()) });
         }
     }
@@ -74,46 +79,100 @@ glib::wrapper! {
         @extends gst::Allocator, gst::Object;
 }
 
-// SAFETY (of both): called by GStreamer with memory of this allocator.
+// SAFETY (of all three): called by GStreamer with memory of this allocator, which it keeps alive.
 unsafe extern "C" fn mem_map(
     memory: *mut ffi::GstMemory,
     _maxsize: usize,
     _flags: ffi::GstMapFlags,
 ) -> glib::ffi::gpointer {
-    // SAFETY: see above; `wrap` has made it.
+    // SAFETY: see above; `leak` has made it.
     unsafe { (*memory.cast::<RingMemory>()).data.cast() }
 }
 
 unsafe extern "C" fn mem_unmap(_memory: *mut ffi::GstMemory) {}
 
-static ALLOCATOR: LazyLock<RingAllocator> = LazyLock::new(glib::Object::new);
-
-/// A place in the ring as memory. The place is given back when the memory's last reference goes.
-pub fn wrap(mut reservation: Reservation) -> gst::Memory {
-    let (size, data) = (reservation.len(), reservation.as_mut_ptr());
-    let allocator = ALLOCATOR.upcast_ref::<gst::Allocator>();
-    let memory = Box::into_raw(Box::new(RingMemory {
+/// A part of `memory`, to be read only, like the parts that GStreamer's own allocator gives. It
+/// holds the whole, so the place is lent as long as the part lives.
+unsafe extern "C" fn mem_share(
+    memory: *mut ffi::GstMemory,
+    offset: isize,
+    size: isize,
+) -> *mut ffi::GstMemory {
+    // SAFETY: see above; GStreamer has locked it, so these fields do not change.
+    let (parent, data, maxsize, from, len) = unsafe {
+        (
+            (*memory).parent,
+            (*memory.cast::<RingMemory>()).data,
+            (*memory).maxsize,
+            (*memory).offset,
+            (*memory).size,
+        )
+    };
+    let whole = if parent.is_null() { memory } else { parent };
+    // A size of -1 is all that is behind the offset.
+    let size = usize::try_from(size)
+        .ok()
+        .or(len.checked_sub_signed(offset));
+    let start = from.checked_add_signed(offset);
+    let Some((start, size)) = start.zip(size) else {
+        return ptr::null_mut();
+    };
+    if start.checked_add(size).is_none_or(|end| end > maxsize) {
+        return ptr::null_mut();
+    }
+    let part = RingMemory {
         mem: MaybeUninit::uninit(),
         data,
-        reservation: Mutex::new(reservation),
-    }))
-    .cast::<ffi::GstMemory>();
+        reservation: None,
+    };
+    // SAFETY: the whole is alive, and the part's `free` gives it back.
+    unsafe { leak(part, READONLY, whole, maxsize, start, size) }
+}
+
+static ALLOCATOR: LazyLock<RingAllocator> = LazyLock::new(glib::Object::new);
+
+/// A place in the ring as memory. The place is given back when the last reference to the memory
+/// and to its parts goes.
+pub fn wrap(mut reservation: Reservation) -> gst::Memory {
+    let (size, data) = (reservation.len(), reservation.as_mut_ptr());
+    let memory = RingMemory {
+        mem: MaybeUninit::uninit(),
+        data,
+        reservation: Some(Mutex::new(reservation)),
+    };
+    // SAFETY: there is no parent, and the reference is ours to give.
+    unsafe { from_glib_full(leak(memory, 0, ptr::null_mut(), size, 0, size)) }
+}
+
+/// Makes GStreamer's memory of ours, which its `free` takes back.
+///
+/// # Safety
+/// `parent` is null or memory of this allocator that is alive.
+unsafe fn leak(
+    memory: RingMemory,
+    flags: ffi::GstMemoryFlags,
+    parent: *mut ffi::GstMemory,
+    maxsize: usize,
+    offset: usize,
+    size: usize,
+) -> *mut ffi::GstMemory {
+    let memory = Box::into_raw(Box::new(memory)).cast::<ffi::GstMemory>();
+    let allocator = ALLOCATOR.upcast_ref::<gst::Allocator>();
     // SAFETY: the GstMemory is the first field of a #[repr(C)] struct of ours; init fills it all and
-    // takes a reference of the allocator itself. A part of it cannot be shared: it would outlive
-    // what we know of the whole.
+    // takes references of the allocator and of the parent itself.
     unsafe {
         ffi::gst_memory_init(
             memory,
-            ffi::GST_MEMORY_FLAG_NO_SHARE,
+            flags,
             allocator.as_ptr(),
-            ptr::null_mut(),
-            size,
+            parent,
+            maxsize,
             0,
-            0,
+            offset,
             size,
         );
-        from_glib_full(memory)
     }
+    memory
 }
 
 /// Whether this is memory of ours.
@@ -123,23 +182,74 @@ pub fn is_ring(memory: &gst::MemoryRef) -> bool {
         .is_some_and(|allocator| allocator.is::<RingAllocator>())
 }
 
-/// Publishes memory of ours as a frame of `writer`: its number, or why not. `None` if it is not
+/// Publishes memory of ours as a frame of `writer`, with these records: its number, or why not. `None` if it is not
 /// ours, not this writer's, only a part, or published already: then it has to be copied.
-pub fn publish(memory: &gst::MemoryRef, writer: &Writer) -> Option<Result<u64, Error>> {
+pub fn publish(
+    memory: &gst::MemoryRef,
+    records: &Records,
+    writer: &Writer,
+) -> Option<Result<u64, Error>> {
     if !is_ring(memory) || memory.offset() != 0 || memory.size() != memory.maxsize() {
         return None;
     }
     let memory = memory.as_ptr().cast_mut();
     // SAFETY: memory of our allocator is a RingMemory, and the borrow keeps it alive.
     let reservation = unsafe { &(*memory.cast::<RingMemory>()).reservation };
-    let mut reservation = reservation.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reservation = (reservation.as_ref()?.lock()).unwrap_or_else(PoisonError::into_inner);
     if !reservation.is_pending_for(writer) {
         return None;
+    }
+    if let Err(err) = reservation.set_records(records) {
+        return Some(Err(err));
     }
     // The reader looks at these bytes from now on: who still has the memory can only read it
     // (gst_buffer_map makes a copy for writing).
     // SAFETY: the flags of a live mini object, an aligned u32; GStreamer reads them like that.
     let flags = unsafe { AtomicU32::from_ptr(&raw mut (*memory).mini_object.flags) };
-    flags.fetch_or(ffi::GST_MINI_OBJECT_FLAG_LOCK_READONLY, Ordering::Relaxed);
+    flags.fetch_or(READONLY, Ordering::Relaxed);
     Some(reservation.publish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::{BufferConfig, Reader};
+    use crate::testing::unique_name;
+
+    #[test]
+    fn parts_are_inside_and_keep_the_place() {
+        gst::init().unwrap();
+        let name = unique_name("parts");
+        let reader = Reader::create(&name, &BufferConfig::new(1024, 10_000)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        let mut place = writer.reserve_ahead(1000).unwrap();
+        for (i, byte) in place.iter_mut().enumerate() {
+            *byte = i as u8;
+        }
+        let whole = wrap(place);
+        let share = |memory: &gst::Memory, offset: isize, size: isize| -> Option<gst::Memory> {
+            // SAFETY: memory that is alive; what comes back is ours, or null.
+            unsafe { from_glib_full(ffi::gst_memory_share(memory.as_mut_ptr(), offset, size)) }
+        };
+        for (offset, size) in [(-1, 10), (0, 1001), (991, 10), (1001, -1), (isize::MIN, -1)] {
+            assert!(share(&whole, offset, size).is_none(), "{offset} {size}");
+        }
+        let part = share(&whole, 100, 500).unwrap();
+        let end = share(&part, 100, -1).unwrap();
+        assert_eq!((end.offset(), end.size()), (200, 400));
+        assert!(publish(&part, &writer).is_none(), "only a whole frame is");
+        assert!(publish(&whole, &writer).unwrap().is_ok());
+        drop((part, whole));
+        // Somebody may still look at the end, so nothing is lent there in any lap.
+        for _ in 0..50 {
+            assert!(reader.read_frame(Duration::ZERO).is_ok());
+            let mut next = writer.reserve_ahead(1000).unwrap();
+            next.fill(0xee);
+            next.commit().unwrap();
+        }
+        let end = end.map_readable().unwrap();
+        assert!((200..600).zip(end.iter()).all(|(i, byte)| i as u8 == *byte));
+    }
 }

@@ -1,5 +1,5 @@
 //! The pool that the sink proposes to upstream: its buffers are room in the ring while there is a
-//! reader and room, and ordinary memory otherwise. It never blocks.
+//! reader and room, and ordinary memory otherwise. It blocks nobody who does not render.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -81,8 +81,8 @@ mod imp {
                 return Err(gst::FlowError::Flushing);
             }
             let Config { size, video } = self.config().clone();
-            let writer = self.link.get().and_then(Link::get);
-            let place = writer.and_then(|writer| writer.reserve_ahead(size as u64));
+            let link = self.link.get();
+            let place = link.and_then(|link| link.reserve(size as u64));
             let mut buffer = match place {
                 Some(place) => {
                     let mut buffer = gst::Buffer::new();

@@ -16,8 +16,10 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::error::{Error, Result};
 use super::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
+use super::handoff;
 use super::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, first_word, offset};
 use super::liveness::{Hints, Patience, Watch};
+use super::reader::BufferConfig;
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
 use crate::sys::process;
@@ -55,6 +57,8 @@ pub fn check_name(name: &str) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct Names {
     pub name: String,
+    /// The shared memory's name.
+    pub segment: String,
     pub sem_write: String,
     pub sem_read: String,
     pub lock: PathBuf,
@@ -73,6 +77,7 @@ impl Names {
             _ => {
                 return Ok(Names {
                     name: name.into(),
+                    segment: name.into(),
                     sem_write: format!("sem-w-{name}"),
                     sem_read: format!("sem-r-{name}"),
                     lock: Path::new(LOCK_FOLDER).join(format!("{name}.lock")),
@@ -83,6 +88,18 @@ impl Names {
             name: name.into(),
             why,
         })
+    }
+
+    /// What the objects are called while they are made that will take the places of these. They
+    /// cannot be those of a buffer, and belong to whoever has the name of this one.
+    fn successors(&self) -> Self {
+        let name = &self.name;
+        Names {
+            segment: format!("sem.sem-n-{name}"),
+            sem_write: format!("sem-x-{name}"),
+            sem_read: format!("sem-y-{name}"),
+            ..self.clone()
+        }
     }
 
     pub fn not_found(&self) -> Error {
@@ -160,7 +177,7 @@ impl Drop for Owned {
         // Somebody removed the segment by hand. With the lock file, and a file in the segment's
         // place, the name is still ours, and with it what is left: the semaphores.
         } else if self.lock.as_ref().is_some_and(LockFile::is_ours)
-            && let Ok(file) = ShmFile::create_new(&self.names.name)
+            && let Ok(file) = ShmFile::create_new(&self.names.segment)
             && own(&self.names, &file).is_ok_and(|owned| owned)
         {
             remove(&self.names, &file);
@@ -174,7 +191,7 @@ fn remove(names: &Names, file: &ShmFile) {
     if file.is_linked() {
         let _ = Semaphore::unlink(&names.sem_write);
         let _ = Semaphore::unlink(&names.sem_read);
-        let _ = ShmFile::unlink(&names.name);
+        let _ = ShmFile::unlink(&names.segment);
     }
 }
 
@@ -182,7 +199,7 @@ fn remove(names: &Names, file: &ShmFile) {
 pub struct Created {
     pub owned: Owned,
     /// Why there is no lock file, if there is none.
-    pub lock_problem: Option<io::Error>,
+    pub lock_problem: Option<Arc<io::Error>>,
     pub segment: Arc<Segment>,
     pub sem_write: Semaphore,
     pub sem_read: Semaphore,
@@ -191,39 +208,83 @@ pub struct Created {
 }
 
 /// Makes a buffer and publishes it.
-pub fn create(names: &Names, sizes: Sizes, mode: u32) -> Result<Created> {
-    let (lock, lock_problem) = match LockFile::acquire(names.lock.clone(), mode) {
+pub fn create(names: &Names, sizes: Sizes, config: &BufferConfig) -> Result<Created> {
+    let (lock, lock_problem) = match LockFile::acquire(names.lock.clone(), config.permissions) {
         Ok(lock) => (Some(lock), None),
         Err(LockError::Held) => return Err(names.taken(reader_pid(names), "")),
         // A private or missing /tmp must not keep us from working; the lock on the segment's own
         // file still tells our own readers apart.
-        Err(LockError::Unavailable(err)) => (None, Some(err)),
+        Err(LockError::Unavailable(err)) => (None, Some(Arc::new(err))),
     };
     let file = claim(names, lock.as_ref())?;
-    match fill(names, sizes, mode, file) {
-        Ok((segment, sem_write, sem_read, opens)) => Ok(Created {
-            owned: Owned {
-                names: names.clone(),
-                segment: segment.clone(),
-                lock,
-            },
-            segment,
-            sem_write,
-            sem_read,
-            opens,
-            lock_problem,
-        }),
-        Err(err) => Err(err),
+    // What a reader left that died while it made its buffer anew.
+    unlink_all(&names.successors());
+    let filled = fill(names, sizes, config, file)?;
+    Ok(filled.created(names, lock, lock_problem))
+}
+
+/// Makes the buffer anew under the same name, which is ours all the while: the new objects are made
+/// under names of their own and then moved to those of the old.
+pub fn replace(
+    old: &mut Owned,
+    old_sizes: &Sizes,
+    sizes: Sizes,
+    config: &BufferConfig,
+) -> Result<Created> {
+    let names = old.names.clone();
+    let next = names.successors();
+    unlink_all(&next);
+    let file = ShmFile::create_new(&next.segment)
+        .map_err(|err| names.os("creating the shared memory", err))?;
+    if !own(&next, &file)? {
+        return Err(names.taken(0, ""));
     }
+    let filled = fill(&next, sizes, config, file)?;
+    let moved = move_over(old, old_sizes, &names, &next);
+    if let Err(err) = moved {
+        unlink_all(&next);
+        return Err(names.os("giving the new buffer its name", err));
+    }
+    Ok(filled.created(&names, old.lock.take(), None))
+}
+
+/// Puts the new objects in the places of the old ones.
+fn move_over(old: &Owned, old_sizes: &Sizes, names: &Names, next: &Names) -> io::Result<()> {
+    let Some(oieb) = Oieb::of(&old.segment) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    // From here on nobody attaches to the old one, so nobody takes the new semaphores for its.
+    let pid = oieb.word(offset::READER_PID);
+    let replaced = extension::replaced(&old.segment, old_sizes);
+    handoff::retire(pid, replaced);
+    let moved = Semaphore::rename(&next.sem_write, &names.sem_write);
+    if moved.is_err() {
+        // Nothing has happened.
+        handoff::return_to(pid, process::id(), replaced);
+        return moved;
+    }
+    Semaphore::rename(&next.sem_read, &names.sem_read)?;
+    if old.segment.file().is_linked() {
+        ShmFile::rename(&next.segment, &names.segment)
+    } else {
+        // Somebody removed it by hand; what has its name now is another's.
+        ShmFile::rename_new(&next.segment, &names.segment)
+    }
+}
+
+fn unlink_all(names: &Names) {
+    let _ = ShmFile::unlink(&names.segment);
+    let _ = Semaphore::unlink(&names.sem_write);
+    let _ = Semaphore::unlink(&names.sem_read);
 }
 
 /// Makes the segment's file, with the reader's lock on it, removing one that nobody owns.
 fn claim(names: &Names, lock: Option<&LockFile>) -> Result<ShmFile> {
-    let path = shm::path(&names.name);
+    let path = shm::path(&names.segment);
     let mut unfinished: Option<(ShmFile, Instant)> = None;
     let mut tries = 0;
     while tries < TRIES {
-        match ShmFile::create_new(&names.name) {
+        match ShmFile::create_new(&names.segment) {
             Ok(file) if own(names, &file)? => return Ok(file),
             Ok(_) => {
                 tries += 1;
@@ -234,7 +295,7 @@ fn claim(names: &Names, lock: Option<&LockFile>) -> Result<ShmFile> {
                 return Err(names.opening("creating the shared memory", &path, err, TO_CREATE));
             }
         }
-        let open = || match ShmFile::open(&names.name) {
+        let open = || match ShmFile::open(&names.segment) {
             Ok(file) => Ok(Some(file)),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(names.opening("opening the shared memory", &path, err, TO_CREATE)),
@@ -314,7 +375,7 @@ fn take_over(
     // A reader that died while it made the buffer leaves its lock file too, where it can have one.
     let abandoned = left_behind || (lock.is_none() && unfinished);
     let foreign = || {
-        let path = shm::path(&names.name);
+        let path = shm::path(&names.segment);
         names.corrupt(format!("{} exists and is something else", path.display()))
     };
     // Either keeps the lock until the name is removed.
@@ -355,7 +416,7 @@ fn take_over(
             return Err(foreign());
         }
     }
-    ShmFile::unlink(&names.name)
+    ShmFile::unlink(&names.segment)
         .or_else(|err| match err.kind() {
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(err),
@@ -364,20 +425,46 @@ fn take_over(
         .map_err(|err| {
             names.opening(
                 "removing the shared memory",
-                &shm::path(&names.name),
+                &shm::path(&names.segment),
                 err,
                 TO_CREATE,
             )
         })
 }
 
+/// The objects of a buffer but for its lock file.
+struct Filled {
+    segment: Arc<Segment>,
+    sem_write: Semaphore,
+    sem_read: Semaphore,
+    opens: Option<Opens>,
+}
+
+impl Filled {
+    fn created(
+        self,
+        names: &Names,
+        lock: Option<LockFile>,
+        lock_problem: Option<Arc<io::Error>>,
+    ) -> Created {
+        Created {
+            owned: Owned {
+                names: names.clone(),
+                segment: self.segment.clone(),
+                lock,
+            },
+            segment: self.segment,
+            sem_write: self.sem_write,
+            sem_read: self.sem_read,
+            opens: self.opens,
+            lock_problem,
+        }
+    }
+}
+
 /// Fills a new file: room, semaphores, hello, OIEB; the word by which attachers know it last.
-fn fill(
-    names: &Names,
-    sizes: Sizes,
-    mode: u32,
-    file: ShmFile,
-) -> Result<(Arc<Segment>, Semaphore, Semaphore, Option<Opens>)> {
+fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Result<Filled> {
+    let mode = config.permissions;
     let filled = (|| {
         let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
             why: "the sizes are larger than any address space".into(),
@@ -421,7 +508,7 @@ fn fill(
         Ok(segment) => Arc::new(segment),
         Err(err) => {
             // The file, and with it its lock, went with the error.
-            if let Ok(file) = ShmFile::open(&names.name)
+            if let Ok(file) = ShmFile::open(&names.segment)
                 && own(names, &file).is_ok_and(|owned| owned)
             {
                 remove(names, &file);
@@ -435,12 +522,17 @@ fn fill(
         oieb.set(offset::PAYLOAD_SIZE, sizes.payload);
         oieb.set(offset::PAYLOAD_FREE_BYTES, sizes.payload);
         oieb.set(offset::READER_PID, process::id());
-        extension::greet(&segment, &sizes);
+        extension::greet(&segment, &sizes, config.resizes);
         // Release, with the Acquire in `attach`: who sees this word sees all of the above.
         oieb.word(offset::OIEB_SIZE_AND_VERSION)
             .store(first_word(), Ordering::Release);
     }
-    Ok((segment, sem_write, sem_read, opens))
+    Ok(Filled {
+        segment,
+        sem_write,
+        sem_read,
+        opens,
+    })
 }
 
 /// A new semaphore in place of a leftover: the name of the buffer is ours, so its semaphores are.
@@ -459,7 +551,7 @@ fn page() -> u64 {
 
 /// The pid that the buffer of this name gives for its reader; 0 if there is none to be read.
 fn reader_pid(names: &Names) -> u64 {
-    ShmFile::open(&names.name)
+    ShmFile::open(&names.segment)
         .and_then(|file| file.map(OIEB_SIZE as usize))
         .ok()
         .and_then(|segment| Some(Oieb::of(&segment)?.get(offset::READER_PID)))
@@ -479,8 +571,8 @@ pub struct Attached {
 /// Finds a buffer, checks it, and makes this process its writer. Whoever tries again keeps the
 /// `patience`.
 pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
-    let path = shm::path(&names.name);
-    let file = ShmFile::open(&names.name).map_err(|err| match err.kind() {
+    let path = shm::path(&names.segment);
+    let file = ShmFile::open(&names.segment).map_err(|err| match err.kind() {
         io::ErrorKind::NotFound => names.not_found(),
         _ => names.opening("opening the shared memory", &path, err, TO_ATTACH),
     })?;
@@ -553,6 +645,7 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
     }
     if abilities != Abilities::default() {
         extension::count_attachment(&segment, &sizes);
+        extension::note_end(&segment, &sizes, false);
     }
     Ok(Attached {
         segment: segment.clone(),

@@ -83,6 +83,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The reader has made the buffer anew, with other sizes, under the same name.
+    #[error("the reader of buffer '{name}' has made it anew: attach to the new one")]
+    ReaderReplaced {
+        /// The name.
+        name: String,
+    },
     /// No room for the frame within the time allowed.
     #[error(
         "buffer '{name}' stayed full for {waited:?}: {needed} bytes are needed, {free} of \
@@ -186,6 +192,49 @@ pub enum Error {
     /// A frame reserved after this one has been published before it.
     #[error("a frame reserved after this one was published first: copy this one to a new place")]
     OutOfOrder,
+    /// The frame was reserved with less room for records than it turned out to need.
+    #[error(
+        "{needed} bytes of records do not fit into the {room} bytes in front of the reserved frame: \
+         copy it to a new place"
+    )]
+    NoRoomForRecords {
+        /// Bytes of the block that the records make.
+        needed: u64,
+        /// Bytes in front of the frame.
+        room: u64,
+    },
+    /// Records that are larger than any frame's may be.
+    #[error(
+        "{size} bytes of records are too many for buffer '{name}', which takes {most} at a time"
+    )]
+    RecordsTooLarge {
+        /// The name.
+        name: String,
+        /// Bytes of the block that the records make.
+        size: u64,
+        /// Bytes of the largest block: half the ring, 1 MiB at most.
+        most: u64,
+    },
+    /// The reader understands no records, and there is one that must not be left out.
+    #[error(
+        "the reader of buffer '{name}' is of another implementation and cannot be told of changes \
+         within a stream (caps, layout of a frame): close the stream and start a new one"
+    )]
+    RecordsNotCarried {
+        /// The name.
+        name: String,
+    },
+    /// The writer sent a record that must be understood, and it is not.
+    #[error(
+        "the writer of buffer '{name}' sent a record of kind {kind}, which must not be left out and \
+         is not known here: use the same version at both ends"
+    )]
+    UnknownRecord {
+        /// The name.
+        name: String,
+        /// Its kind.
+        kind: u16,
+    },
     /// The segment is of another version of the protocol.
     #[error("buffer '{name}' has protocol version {major}.x; this implementation speaks 1.x")]
     Version {
@@ -318,7 +367,10 @@ impl Error {
     pub fn is_no_reader(&self) -> bool {
         matches!(
             self,
-            Error::BufferNotFound { .. } | Error::ReaderClosed { .. } | Error::ReaderDead { .. }
+            Error::BufferNotFound { .. }
+                | Error::ReaderClosed { .. }
+                | Error::ReaderReplaced { .. }
+                | Error::ReaderDead { .. }
         )
     }
 

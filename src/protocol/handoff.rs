@@ -136,6 +136,32 @@ pub fn look_at_writer<W: Word>(writer_pid: &W) -> u64 {
     writer_pid.load(Ordering::SeqCst)
 }
 
+/// Reader: leaves, since it has made the buffer anew; who looks at its pid in the OIEB and finds 0
+/// finds that too, where there is a word for it.
+pub fn retire<W: Word>(reader_pid: &W, replaced: Option<&W>) {
+    if let Some(word) = replaced {
+        // Relaxed: ordered by the store below.
+        word.store(1, Ordering::Relaxed);
+    }
+    // Release, with the Acquire in `is_retired`. SeqCst as in `Reader::close_if_unused`: a writer
+    // that comes at the same time sees the 0 and leaves, or we see its pid.
+    reader_pid.store(0, Ordering::SeqCst);
+}
+
+/// Reader: comes back, because nothing came of it.
+pub fn return_to<W: Word>(reader_pid: &W, pid: u64, replaced: Option<&W>) {
+    if let Some(word) = replaced {
+        word.store(0, Ordering::Relaxed);
+    }
+    reader_pid.store(pid, Ordering::SeqCst);
+}
+
+/// Writer: whether its reader has made the buffer anew.
+pub fn is_retired<W: Word>(reader_pid: &W, replaced: &W) -> bool {
+    // Acquire, with the Release in `retire`.
+    reader_pid.load(Ordering::Acquire) == 0 && replaced.load(Ordering::Relaxed) == 1
+}
+
 /// Hands over what was stored before, to whoever sees this value by `look`.
 pub fn announce<W: Word>(word: &W, value: u64) {
     // Release, with the Acquire in `look`.

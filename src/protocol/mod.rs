@@ -50,6 +50,10 @@ mod writer;
 
 pub use buffer::{LOCK_FOLDER, MAX_NAME_LEN, check_name};
 pub use error::{Error, Result};
-pub use reader::{BufferConfig, Frame, Reader, WriterState};
+pub use extension::records::{
+    FIRST_USER_KIND, FrameLayout, FrameTime, MAX_PLANES, Record, Records,
+};
+pub use reader::{BufferConfig, Frame, Item, Reader, WriterState};
+pub use ring::ring_size;
 pub use wait::{Interrupt, Wait};
 pub use writer::{DEFAULT_WRITE_TIMEOUT, MetadataReservation, Reservation, Writer};

@@ -1,5 +1,8 @@
 //! The reading end: it makes the buffer, owns it, and lends out the frames in it.
 
+mod records;
+mod replace;
+
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Deref;
@@ -8,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::buffer::{self, Created, Names, Owned};
 use super::error::{Error, Result};
+use super::extension::records::Records;
 use super::extension::{self, WRITER_LOCK};
 use super::handoff;
 use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
 use super::liveness::{Hints, Watch};
-use super::ring::{self, Credit, Credits, Fit, Found, NoFrame, Tails, Ticket};
+use super::ring::{self, Credit, Credits, Fit, Found, LEAST_BLOCK, NoFrame, Tails, Ticket};
 use super::wait::{Wait, Waiting};
 use crate::sys::opens::Opens;
 use crate::sys::process;
@@ -34,6 +38,9 @@ pub struct BufferConfig {
     pub payload_size: u64,
     /// Permissions of the shared objects, applied whatever the umask.
     pub permissions: u32,
+    /// Whether the writer may ask for another size: then the reader answers [`Item::Resize`] with
+    /// [`Reader::replace`].
+    pub resizes: bool,
 }
 
 impl Default for BufferConfig {
@@ -49,6 +56,15 @@ impl BufferConfig {
             metadata_size,
             payload_size,
             permissions: 0o600,
+            resizes: false,
+        }
+    }
+
+    /// With a promise to the writer that the buffer is made anew when it asks for another size.
+    pub fn with_resizing(self) -> Self {
+        BufferConfig {
+            resizes: true,
+            ..self
         }
     }
 
@@ -123,13 +139,16 @@ struct Shared {
     /// Bytes of the largest frame so far, header included.
     largest: AtomicU64,
     evacuated: AtomicU64,
-    lock_problem: Option<io::Error>,
+    lock_problem: Option<Arc<io::Error>>,
     /// The objects, until closed.
     owned: Mutex<Option<Owned>>,
     closed: AtomicBool,
+    /// Another Reader has the name, and nobody can attach to this buffer any more.
+    replaced: AtomicBool,
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
+    messages: AtomicU64,
 }
 
 /// Where the reader is. Our own copy; what stands in the OIEB is for others.
@@ -179,6 +198,7 @@ impl Held {
 enum Broken {
     Sequence { expected: u64, found: u64 },
     Header(String),
+    Record(u16),
 }
 
 impl Reader {
@@ -192,6 +212,11 @@ impl Reader {
     pub fn create(name: &str, config: &BufferConfig) -> Result<Self> {
         let names = Names::new(name)?;
         let sizes = config.sizes()?;
+        let created = buffer::create(&names, sizes, config)?;
+        Ok(Self::new(names, sizes, created))
+    }
+
+    fn new(names: Names, sizes: Sizes, created: Created) -> Self {
         let Created {
             owned,
             segment,
@@ -199,9 +224,9 @@ impl Reader {
             sem_read,
             opens,
             lock_problem,
-        } = buffer::create(&names, sizes, config.permissions)?;
+        } = created;
         let windows = Arc::new(Windows::new(segment.clone()));
-        Ok(Reader {
+        Reader {
             shared: Arc::new(Shared {
                 names,
                 segment,
@@ -225,11 +250,13 @@ impl Reader {
                 owned: Mutex::new(Some(owned)),
                 lock_problem,
                 closed: AtomicBool::new(false),
+                replaced: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
+                messages: AtomicU64::new(0),
             }),
-        })
+        }
     }
 
     /// The name of the buffer.
@@ -240,7 +267,7 @@ impl Reader {
     /// Why the buffer has no lock file in [`LOCK_FOLDER`](super::LOCK_FOLDER), if it has none. It
     /// works all the same, but readers of other implementations may not see that the name is taken.
     pub fn lock_problem(&self) -> Option<&io::Error> {
-        self.shared.lock_problem.as_ref()
+        self.shared.lock_problem.as_deref()
     }
 
     /// Bytes of the metadata block.
@@ -253,7 +280,8 @@ impl Reader {
         self.shared.sizes.payload
     }
 
-    /// The next frame, in place. A frame lends its room in the ring until it is dropped.
+    /// The next frame, in place. A frame lends its room in the ring until it is dropped. Messages
+    /// before it are passed over: [`Reader::read`] gives them too.
     ///
     /// # Errors
     /// [`Error::Timeout`]; [`Error::Interrupted`]; [`Error::WriterClosed`] and
@@ -261,8 +289,26 @@ impl Reader {
     /// come: call again); [`Error::Sequence`] and [`Error::Corrupt`] when the writer breaks the
     /// protocol (from then on always); [`Error::Closed`].
     pub fn read_frame<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Frame> {
-        let shared = &self.shared;
         let waiting = wait.into().start();
+        let mut passed = 0;
+        loop {
+            if let Item::Frame(frame) = self.next(&waiting)? {
+                return Ok(frame);
+            }
+            // Also when the time is over all messages are passed over that are there, but not those
+            // without end of a writer that sends nothing else.
+            passed += LEAST_BLOCK;
+            if passed > self.payload_size() && waiting.slice().is_none() {
+                return Err(Error::Timeout {
+                    name: self.name().into(),
+                    waited: waiting.waited(),
+                });
+            }
+        }
+    }
+
+    fn next(&self, waiting: &Waiting) -> Result<Item> {
+        let shared = &self.shared;
         let mut waited = false;
         let mut slices = 0;
         loop {
@@ -270,9 +316,9 @@ impl Reader {
                 return Err(Error::Interrupted);
             }
             shared.usable()?;
-            if shared.wait_write(std::time::Duration::ZERO)? {
-                if let Some(frame) = self.take_frame(true)? {
-                    return Ok(frame);
+            if shared.has_post()? {
+                if let Some(item) = self.take(true)? {
+                    return Ok(item);
                 }
                 continue;
             }
@@ -291,20 +337,20 @@ impl Reader {
                 shared.waits.fetch_add(1, Ordering::Relaxed);
             }
             if shared.evacuates.load(Ordering::Relaxed) {
-                shared.make_room(&waiting, slices);
+                shared.make_room(waiting, slices);
                 slices += 1;
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
-                if let Some(frame) = self.take_frame(true)? {
-                    return Ok(frame);
+                if let Some(item) = self.take(true)? {
+                    return Ok(item);
                 }
                 continue;
             }
             if let WriterState::Dead { pid } = state {
                 shared.mend(pid);
             }
-            if gone && let Some(frame) = self.take_frame(false)? {
-                return Ok(frame);
+            if gone && let Some(item) = self.take(false)? {
+                return Ok(item);
             }
             let name = || shared.names.name.clone();
             match state {
@@ -333,11 +379,11 @@ impl Reader {
         })
     }
 
-    /// Takes the next frame; `None` if there is none after all.
+    /// Takes the next frame or message; `None` if there is none after all.
     ///
     /// One that is not `announced` by a post is what a writer left that died before its post. It is
     /// taken if it is whole; if it is not, nobody said that it would be.
-    fn take_frame(&self, announced: bool) -> Result<Option<Frame>> {
+    fn take(&self, announced: bool) -> Result<Option<Item>> {
         let shared = &self.shared;
         let mut position = shared.position();
         if let Some(broken) = &position.broken {
@@ -351,6 +397,8 @@ impl Reader {
         let found = match found {
             // A post too many, or none at all, before the writer says that the frame is whole.
             Ok(found) if unread != 0 && found.cost() > unread => return Ok(None),
+            // Messages have no number; but a stale one is no message.
+            Ok(found) if found.message && !shared.is_empty(position.at) => found,
             Ok(found) if found.sequence == position.next => found,
             // A new writer starts again at 1.
             Ok(found) if found.sequence == FIRST_SEQUENCE && position.new_writer_came() => found,
@@ -368,11 +416,16 @@ impl Reader {
                 let what = match why {
                     NoFrame::Empty => "a frame without content".into(),
                     NoFrame::Overlong(len) => format!("a frame of {len} bytes"),
+                    NoFrame::Block(len) => format!("a block of records of {len} bytes"),
                 };
                 let broken = Broken::Header(format!("{what} at position {}", position.at));
                 return Err(shared.break_off(&mut position, broken));
             }
         };
+        let records = shared.records(&mut position, &found)?;
+        if found.message {
+            return Ok(Some(shared.take_message(position, &found, records)));
+        }
         let start = shared.sizes.payload_start() + found.end() - found.len;
         let (start, len) = (start as usize, found.len as usize);
         let bytes = match shared.windows.lend(start, len) {
@@ -395,12 +448,13 @@ impl Reader {
             // While it lives: a writer that was never looked at is not known to be dead for long.
             shared.writer_state();
         }
-        Ok(Some(Frame {
+        Ok(Some(Item::Frame(Frame {
             bytes,
             sequence: found.sequence,
+            records,
             ticket,
             shared: shared.clone(),
-        }))
+        })))
     }
 
     /// A copy of the metadata; `None` while the writer has not written any.
@@ -520,6 +574,10 @@ impl Reader {
         if used() {
             return false;
         }
+        if shared.replaced.load(Ordering::Acquire) {
+            self.close();
+            return true;
+        }
         // From here on nobody attaches (SeqCst: see `buffer::attach`); who came before is seen.
         let word = oieb.word(offset::READER_PID);
         word.store(0, Ordering::SeqCst);
@@ -563,6 +621,10 @@ impl Shared {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn owned(&self) -> MutexGuard<'_, Option<Owned>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn oieb(&self) -> Option<Oieb<'_>> {
         Oieb::of(&self.segment)
     }
@@ -584,6 +646,12 @@ impl Shared {
             Some(broken) => Err(self.broken(broken)),
             None => Ok(()),
         }
+    }
+
+    /// Takes one post of the writer that is there, or comes as soon as those before did.
+    fn has_post(&self) -> Result<bool> {
+        (self.sem_write.try_wait_briefly())
+            .map_err(|err| self.names.os("looking at the writer's semaphore", err))
     }
 
     /// Takes one post of the writer. The semaphore orders: what the writer stored before its post
@@ -661,8 +729,12 @@ impl Shared {
 
     /// For others to see; we go by our own copies.
     fn note_read(&self, found: &Found) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(found.len, Ordering::Relaxed);
+        if found.message {
+            self.messages.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.frames.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(found.len, Ordering::Relaxed);
+        }
         if let Some(oieb) = self.oieb() {
             // After an exact fit this is the size itself until the next frame: Python's writer
             // takes 0 for a reader that has not begun.
@@ -712,7 +784,7 @@ impl Shared {
         // One that came and went between two looks leaves frames, metadata or its trace.
         position.writer_came |= oieb.get(offset::METADATA_WRITTEN_BYTES) != 0
             || extension::attachments(&self.segment, &self.sizes) != 0;
-        if position.writer_came {
+        if position.writer_came || self.replaced.load(Ordering::Acquire) {
             WriterState::Closed
         } else {
             WriterState::None
@@ -733,6 +805,10 @@ impl Shared {
                 found: *found,
             },
             Broken::Header(what) => self.names.corrupt(what.clone()),
+            Broken::Record(kind) => Error::UnknownRecord {
+                name: self.names.name.clone(),
+                kind: *kind,
+            },
         }
     }
 
@@ -796,8 +872,7 @@ impl Shared {
         let free = self.free_bytes();
         let needed = match extension::wanted(&self.segment, &self.sizes) {
             0 => self.largest.load(Ordering::Relaxed),
-            wanted if free < wanted.min(size) => return false,
-            wanted => wanted,
+            wanted => return free >= wanted.min(size),
         };
         at > size || ring::place(size, at, free, needed, Tails::Followed) != Fit::Later
     }
@@ -808,6 +883,10 @@ impl Shared {
 
     fn give_back(&self, mut held: MutexGuard<'_, Held>, ticket: Ticket) {
         let credit = held.take_back(ticket);
+        self.credit(held, credit);
+    }
+
+    fn credit(&self, held: MutexGuard<'_, Held>, credit: Credit) {
         if credit.frames == 0 || self.closed.load(Ordering::Acquire) {
             return;
         }
@@ -825,12 +904,7 @@ impl Shared {
         if let Some(oieb) = self.oieb() {
             oieb.word(offset::READER_PID).store(0, Ordering::Release);
         }
-        drop(
-            self.owned
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.owned().take());
     }
 }
 
@@ -839,6 +913,18 @@ impl Shared {
 enum Bytes {
     Lent(Loan),
     Copied(Box<[u8]>),
+}
+
+/// What [`Reader::read`] reads.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Item {
+    /// A frame, with the records that belong to it.
+    Frame(Frame),
+    /// Records that belong to no frame. They are said between the frames before and behind.
+    Message(Records),
+    /// The writer asks for a ring of so many bytes; see [`Reader::replace`].
+    Resize(u64),
 }
 
 /// A frame in the ring. It is lent until it is dropped: then its room goes back to the writer, as
@@ -851,6 +937,7 @@ enum Bytes {
 pub struct Frame {
     bytes: Bytes,
     sequence: u64,
+    records: Records,
     ticket: Ticket,
     shared: Arc<Shared>,
 }

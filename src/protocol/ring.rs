@@ -106,6 +106,29 @@ pub fn good_size(len: u64) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
+/// Bytes left in front of a frame for its records unless more were needed lately.
+pub const RECORD_ROOM: u64 = 192;
+/// What is lent ahead is aligned to this, enough for any vector instruction.
+pub const ALIGNMENT: u64 = 64;
+
+/// A ring size in which so many frames of `len` bytes can be at once, rendered or read or on their
+/// way, all in place and in the order of the ring, towards a reader that understands records. It is
+/// some more than the frames themselves: see `docs/architecture.md`, "Room is left".
+pub fn ring_size(len: u64, frames: u64) -> u64 {
+    (|| {
+        let one = frame_total(len)?.checked_add(RECORD_ROOM)?;
+        // One is wasted at the end of the ring at worst, and at each end there is the piece in which
+        // one can be copied from wherever the writer stands.
+        let lent = one
+            .checked_add(ALIGNMENT)?
+            .checked_mul(frames.checked_add(1)?)?;
+        let left = one.checked_add(FRAME_HEADER_SIZE)?.checked_mul(4)?;
+        lent.checked_add(left)?
+            .checked_next_multiple_of(BLOCK_ALIGNMENT)
+    })()
+    .unwrap_or(u64::MAX)
+}
+
 /// A frame as the reader found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -119,6 +142,11 @@ pub struct Found {
     pub sequence: u64,
     /// Whether a marker told the reader to wrap (the other ways are an exact fit and a short tail).
     pub marker: bool,
+    /// Offset and bytes of the records that belong to it; they are part of the waste. Of a message
+    /// these are all that it is.
+    pub records: Option<(u64, u64)>,
+    /// Whether it is a block of records that stands alone, and no frame.
+    pub message: bool,
 }
 
 impl Found {
@@ -141,12 +169,32 @@ pub enum NoFrame {
     Empty,
     /// A frame of this length does not end inside the ring.
     Overlong(u64),
+    /// A block of records of this length that is too short or too long, or with no frame behind it.
+    Block(u64),
+}
+
+/// In place of a sequence number, behind the size 0: a block of records begins here.
+pub const BLOCK: u64 = 1 << 63;
+/// As well: the block stands alone, no frame belongs to it.
+pub const MESSAGE: u64 = 1 << 62;
+/// Bytes of the smallest block: its header and that of one record.
+pub const LEAST_BLOCK: u64 = FRAME_HEADER_SIZE + 8;
+/// Bytes of the largest block.
+pub const MOST_BLOCK: u64 = 1 << 20;
+
+/// Bytes of the largest block in a ring of `size` bytes: a message of half the ring always passes.
+pub const fn most_block(size: u64) -> u64 {
+    if size / 2 < MOST_BLOCK {
+        size / 2
+    } else {
+        MOST_BLOCK
+    }
 }
 
 /// How many headers that skip the reader follows to one frame. Our writers need one.
 const MOST_SKIPS: u32 = 8;
 
-/// Reads the frame at `pos` (0 to `size`) of a ring whose headers `header` reads as (size,
+/// Reads the frame, or message, at `pos` (0 to `size`) of a ring whose headers `header` reads as (size,
 /// sequence). `header` is called once per place and what it returns is never trusted.
 pub fn find(size: u64, pos: u64, header: impl Fn(u64) -> (u64, u64)) -> Result<Found, NoFrame> {
     let mut found = Found {
@@ -155,12 +203,30 @@ pub fn find(size: u64, pos: u64, header: impl Fn(u64) -> (u64, u64)) -> Result<F
         len: 0,
         sequence: 0,
         marker: false,
+        records: None,
+        message: false,
     };
     let (mut wrapped, mut skips) = (false, 0);
     loop {
         let behind = size - found.at;
         let marked = behind >= FRAME_HEADER_SIZE;
         match if marked { header(found.at) } else { (0, 0) } {
+            // A block has its frame right behind it.
+            (0, _) if found.records.is_some() => return Err(NoFrame::Empty),
+            (0, block) if block & BLOCK != 0 => {
+                let len = block & !(BLOCK | MESSAGE);
+                if len < LEAST_BLOCK || len > behind || len > MOST_BLOCK {
+                    return Err(NoFrame::Block(len));
+                }
+                found.records = Some((found.at, len));
+                if block & MESSAGE != 0 {
+                    found.message = true;
+                    found.len = len - FRAME_HEADER_SIZE;
+                    break;
+                }
+                found.waste += len;
+                found.at += len;
+            }
             // The end of the ring: a marker, a tail without room for one, or nothing.
             (0, 0) if !wrapped => {
                 wrapped = true;
@@ -220,6 +286,21 @@ impl Credits {
     pub fn hand_out(&mut self, cost: u64) -> Ticket {
         self.held.push_back((cost, false));
         Ticket(self.first + self.held.len() as u64 - 1)
+    }
+
+    /// Notes that a message was read, which nobody holds: its room goes back at once, or with the
+    /// frame before it.
+    pub fn pass(&mut self, cost: u64) -> Credit {
+        match self.held.back_mut() {
+            Some((before, _)) => {
+                *before = before.wrapping_add(cost);
+                Credit::default()
+            }
+            None => Credit {
+                bytes: cost,
+                frames: 1,
+            },
+        }
     }
 
     /// Notes that a frame came back, and tells what may be given back now.
@@ -397,10 +478,84 @@ mod tests {
         };
         let found = find(1024, 100, header).unwrap();
         assert_eq!((found.at, found.waste, found.len), (32, 924 + 32, 50));
-        for skip in [1, 15, 1025, u64::MAX] {
+        for skip in [1, 15, 1025, u64::MAX >> 1] {
             assert_eq!(find(1024, 0, |_| (0, skip)), Err(NoFrame::Overlong(skip)));
         }
         assert!(find(1 << 20, 0, |_| (0, 16)).is_err(), "not for ever");
+    }
+
+    #[test]
+    fn a_block_belongs_to_the_frame_right_behind_it() {
+        let header = |at| match at {
+            100 => (0, 60),
+            160 => (0, BLOCK | 40),
+            200 => (50, 7),
+            _ => panic!("no header at {at}"),
+        };
+        let found = find(1024, 100, header).unwrap();
+        assert_eq!((found.at, found.waste, found.len), (200, 100, 50));
+        assert_eq!(found.records, Some((160, 40)));
+        assert!(!found.message && found.sequence == 7);
+        assert_eq!((found.cost(), found.end()), (166, 266));
+        // Not behind a wrap or a skip, not behind another block, not behind the end of the ring.
+        for behind in [(0, 0), (0, 20), (0, BLOCK | 40), (0, BLOCK | MESSAGE | 40)] {
+            let header = |at| if at == 0 { (0, BLOCK | 40) } else { behind };
+            assert_eq!(find(1024, 0, header), Err(NoFrame::Empty), "{behind:?}");
+        }
+        for left in [0, 15] {
+            let found = find(1024, 1024 - 40 - left, |_| (0, BLOCK | 40));
+            assert_eq!(found, Err(NoFrame::Empty));
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_block_that_stands_alone() {
+        let header = |at| match at {
+            900 => (0, 0),
+            0 => (0, 32),
+            32 => (0, BLOCK | MESSAGE | 48),
+            _ => panic!("no header at {at}"),
+        };
+        let found = find(1024, 900, header).unwrap();
+        assert!(found.message && found.marker);
+        assert_eq!(found.records, Some((32, 48)));
+        assert_eq!((found.cost(), found.end()), (124 + 32 + 48, 80));
+    }
+
+    #[test]
+    fn hostile_blocks_are_none() {
+        for len in [0, 1, 16, 23, 1025, 1 << 30, (1 << 62) - 1] {
+            for kind in [BLOCK, BLOCK | MESSAGE] {
+                let found = find(1024, 0, |_| (0, kind | len));
+                assert_eq!(found, Err(NoFrame::Block(len)), "{len}");
+            }
+        }
+        // However large the ring is.
+        let (size, most) = (1 << 40, MOST_BLOCK);
+        assert!(find(size, 0, |_| (0, BLOCK | MESSAGE | most)).is_ok());
+        let found = find(size, 0, |_| (0, BLOCK | MESSAGE | (most + 1)));
+        assert_eq!(found, Err(NoFrame::Block(most + 1)));
+        assert_eq!((most_block(1000), most_block(size)), (500, most));
+    }
+
+    #[test]
+    fn a_message_gives_its_room_back_at_once_or_with_the_frame_before_it() {
+        let mut credits = Credits::default();
+        let alone = Credit {
+            bytes: 40,
+            frames: 1,
+        };
+        assert_eq!(credits.pass(40), alone);
+        let [a, b] = [10, 20].map(|cost| credits.hand_out(cost));
+        assert_eq!(credits.pass(40), Credit::default());
+        assert_eq!((credits.bytes(), credits.frames()), (70, 2));
+        assert_eq!(credits.take_back(b), Credit::default());
+        let all = Credit {
+            bytes: 70,
+            frames: 2,
+        };
+        assert_eq!(credits.take_back(a), all);
+        assert_eq!(credits.pass(40), alone);
     }
 
     #[test]

@@ -19,15 +19,48 @@ pub struct SlotId(u64);
 #[derive(Debug)]
 struct Slot {
     id: SlotId,
+    /// Where its room for records begins, which ends at its header.
     start: u64,
-    total: u64,
+    /// Where its header is.
+    head: u64,
+    end: u64,
+    /// Bytes right before its header that are its block of records.
+    block: u64,
     dropped: bool,
 }
 
-impl Slot {
-    fn end(&self) -> u64 {
-        self.start + self.total
+/// What is looked for by [`Slots::find`].
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// Bytes for records in front of the header, at least.
+    pub room: u64,
+    /// Header, content.
+    pub total: u64,
+    /// The content starts at a multiple of this …
+    pub align: u64,
+    /// … counted from so many bytes before the ring.
+    pub base: u64,
+}
+
+impl Want {
+    /// Anywhere.
+    pub fn packed(room: u64, total: u64) -> Self {
+        Want {
+            room,
+            total,
+            align: 1,
+            base: 0,
+        }
     }
+}
+
+/// Where a slot can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// Where its room for records begins.
+    pub start: u64,
+    /// Where its header is.
+    pub head: u64,
 }
 
 /// The slots of a writer, in the order of the ring.
@@ -39,13 +72,15 @@ pub struct Slots {
     next: u64,
 }
 
-/// A frame to be published, with the headers that lead the reader to it.
+/// A frame or message to be published, with the headers that lead the reader to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lead {
     /// Where it is; its waste is all that lies between.
     pub placement: Placement,
     /// Headers that skip: position, bytes from there on.
     pub skips: [Option<(u64, u64)>; 2],
+    /// Its block of records: position, bytes from there on to its header.
+    pub block: Option<(u64, u64)>,
 }
 
 impl Slots {
@@ -69,7 +104,7 @@ impl Slots {
 
     /// Where the room behind all slots begins.
     fn ahead(&self) -> u64 {
-        self.slots.back().map_or(self.at, Slot::end)
+        self.slots.back().map_or(self.at, |slot| slot.end)
     }
 
     /// Bytes from the next frame to there.
@@ -82,36 +117,38 @@ impl Slots {
         }
     }
 
-    /// The start of a slot for `total` bytes behind all others, when `free` bytes of the ring are
-    /// free and the ranges `taken` are lent. Its content, behind the header, starts at a multiple
-    /// of `align` from `base`.
-    pub fn find(
-        &self,
-        size: u64,
-        free: u64,
-        total: u64,
-        (base, align): (u64, u64),
-        taken: &[Range<u64>],
-    ) -> Option<u64> {
+    /// A place behind all slots, when `free` bytes of the ring are free and the ranges `taken` are
+    /// lent.
+    pub fn find(&self, size: u64, free: u64, want: Want, taken: &[Range<u64>]) -> Option<Spot> {
         let ahead = self.ahead();
         let free = free.checked_sub(self.reserved(size))?;
         // Behind the slots to the end of the ring, then from its beginning.
         for (from, waste) in [(ahead, 0), (0, size - ahead)] {
             let mut start = from;
             loop {
-                start = aligned(start, from, base, align)?;
-                let end = start.checked_add(total)?;
+                let spot = want.spot(start, from)?;
+                let end = spot.head.checked_add(want.total)?;
                 if end > size {
                     break;
                 }
-                match taken.iter().find(|t| t.start < end && start < t.end) {
+                match taken.iter().find(|t| t.start < end && spot.start < t.end) {
                     Some(taken) => start = taken.end,
-                    None if waste + (end - from) <= free => return Some(start),
+                    None if waste + (end - from) <= free => return Some(spot),
                     None => return None,
                 }
             }
         }
         None
+    }
+
+    /// How many bytes have to be free for that place, beginning with the next frame's.
+    pub fn needed(&self, size: u64, spot: Spot, total: u64) -> u64 {
+        let end = spot.head + total;
+        if spot.start >= self.at {
+            end - self.at
+        } else {
+            size - self.at + end
+        }
     }
 
     /// Whether a frame of `total` bytes could be placed at all, with these ranges lent for ever and
@@ -137,16 +174,85 @@ impl Slots {
     }
 
     /// Reserves what [`Slots::find`] found.
-    pub fn append(&mut self, start: u64, total: u64) -> SlotId {
+    pub fn append(&mut self, spot: Spot, total: u64) -> SlotId {
         let id = SlotId(self.next);
         self.next += 1;
         self.slots.push_back(Slot {
             id,
-            start,
-            total,
+            start: spot.start,
+            head: spot.head,
+            end: spot.head + total,
+            block: 0,
             dropped: false,
         });
         id
+    }
+
+    /// Bytes for records before the header of a slot.
+    pub fn room(&self, id: SlotId) -> Option<u64> {
+        let slot = self.slots.iter().find(|slot| slot.id == id)?;
+        Some(slot.head - slot.start)
+    }
+
+    /// Makes `bytes` before the header of a slot its block of records, in place of one before.
+    /// Returns where the block begins and how long it is, which may be up to 15 bytes more: what is
+    /// left before it has to hold a header that skips. `Err`: there is no more room than this.
+    pub fn set_block(&mut self, id: SlotId, bytes: u64) -> Option<Result<(u64, u64), u64>> {
+        let slot = self.slots.iter_mut().find(|slot| slot.id == id)?;
+        let room = slot.head - slot.start;
+        let Some(left) = room.checked_sub(bytes) else {
+            return Some(Err(room));
+        };
+        slot.block = if left < FRAME_HEADER_SIZE {
+            room
+        } else {
+            bytes
+        };
+        Some(Ok((slot.head - slot.block, slot.block)))
+    }
+
+    /// Makes `bytes` that belong to no slot, or are room for records that is not used yet, the next
+    /// thing to be read, before all slots. `None` if there are too few in one piece; the ranges
+    /// `taken` are lent.
+    pub fn carve(&mut self, size: u64, bytes: u64, taken: &[Range<u64>]) -> Option<Lead> {
+        let at = self.at;
+        let slot = self.slots.iter_mut().find(|slot| !slot.dropped)?;
+        let limit = slot.head - slot.block;
+        let fits = |from: u64, to: u64| {
+            let end = from.checked_add(bytes)?;
+            // What is left before the slot has to hold a header that skips.
+            let usable = end == to || end.checked_add(FRAME_HEADER_SIZE)? <= to;
+            let lent = taken.iter().any(|t| t.start < end && from < t.end);
+            (usable && !lent).then_some(end)
+        };
+        let mut lead = Lead {
+            placement: Placement {
+                at,
+                waste: 0,
+                marker: None,
+                total: bytes,
+            },
+            skips: [None; 2],
+            block: None,
+        };
+        if slot.head >= at {
+            self.at = fits(at, limit)?;
+        } else if let Some(end) = at.checked_add(bytes).filter(|end| *end <= size)
+            && !taken.iter().any(|t| t.start < end && at < t.end)
+        {
+            self.at = end;
+            return Some(lead);
+        } else {
+            self.at = fits(0, limit)?;
+            lead.placement.at = 0;
+            lead.placement.waste = size - at;
+            lead.placement.marker = (size - at >= FRAME_HEADER_SIZE).then_some(at);
+        }
+        // What is too short for a header is room of the slot.
+        if slot.start < self.at + FRAME_HEADER_SIZE {
+            slot.start = self.at;
+        }
+        Some(lead)
     }
 
     /// Gives a slot back that will not be published.
@@ -164,22 +270,25 @@ impl Slots {
     pub fn publish(&mut self, size: u64, id: SlotId) -> Option<Lead> {
         let place = self.slots.iter().position(|slot| slot.id == id)?;
         let slot = self.slots.drain(..=place).next_back()?;
-        let (at, start) = (self.at, slot.start);
-        self.at = slot.end();
+        let at = self.at;
+        self.at = slot.end;
         let mut lead = Lead {
             placement: Placement {
-                at: start,
+                at: slot.head,
                 waste: 0,
                 marker: None,
-                total: slot.total,
+                total: slot.end - slot.head,
             },
             skips: [None; 2],
+            block: (slot.block > 0).then_some((slot.head - slot.block, slot.block)),
         };
-        if start >= at {
-            lead.placement.waste = start - at;
-            lead.skips[0] = (start > at).then_some((at, start - at));
+        // To where something stands.
+        let start = slot.head - slot.block;
+        if slot.head >= at {
+            lead.placement.waste = slot.head - at;
+            lead.skips[0] = (start > at).then(|| (at, start - at));
         } else {
-            lead.placement.waste = size - at + start;
+            lead.placement.waste = size - at + slot.head;
             lead.placement.marker = (size - at >= FRAME_HEADER_SIZE).then_some(at);
             lead.skips[1] = (start > 0).then_some((0, start));
         }
@@ -187,15 +296,31 @@ impl Slots {
     }
 }
 
-/// The first start of a slot at or behind `start` whose content is aligned; if it is not `from`
-/// itself, there is room for a header that skips from there.
-fn aligned(start: u64, from: u64, base: u64, align: u64) -> Option<u64> {
-    let content = base.checked_add(start)?.checked_add(FRAME_HEADER_SIZE)?;
-    let mut start = start.checked_add(content.checked_next_multiple_of(align)? - content)?;
-    if (1..FRAME_HEADER_SIZE).contains(&(start - from)) {
-        start = start.checked_add(FRAME_HEADER_SIZE.next_multiple_of(align))?;
+impl Want {
+    /// The first spot at or behind `start`; if that is not `from` itself, there is room for a header
+    /// that skips from there.
+    fn spot(&self, start: u64, from: u64) -> Option<Spot> {
+        let start = match start - from {
+            1..FRAME_HEADER_SIZE if self.room > 0 => from.checked_add(FRAME_HEADER_SIZE)?,
+            _ => start,
+        };
+        let content = (self.base)
+            .checked_add(start)?
+            .checked_add(self.room)?
+            .checked_add(FRAME_HEADER_SIZE)?;
+        let gap = content.checked_next_multiple_of(self.align)? - content;
+        let head = start.checked_add(self.room)?.checked_add(gap)?;
+        if self.room > 0 {
+            // The gap is room too.
+            return Some(Spot { start, head });
+        }
+        let head = if (1..FRAME_HEADER_SIZE).contains(&(head - from)) {
+            head.checked_add(FRAME_HEADER_SIZE.next_multiple_of(self.align))?
+        } else {
+            head
+        };
+        Some(Spot { start: head, head })
     }
-    Some(start)
 }
 
 #[cfg(test)]
@@ -204,11 +329,9 @@ fn aligned(start: u64, from: u64, base: u64, align: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const ANY: (u64, u64) = (0, 1);
-
     fn reserve(slots: &mut Slots, free: u64, total: u64, taken: &[Range<u64>]) -> Option<SlotId> {
-        let start = slots.find(1000, free, total, ANY, taken)?;
-        Some(slots.append(start, total))
+        let spot = slots.find(1000, free, Want::packed(0, total), taken)?;
+        Some(slots.append(spot, total))
     }
 
     #[test]
@@ -284,9 +407,159 @@ mod tests {
     fn contents_are_aligned_and_gaps_have_room_for_a_header() {
         for at in 0..200 {
             let slots = Slots::new(at);
-            let start = slots.find(10_000, 10_000, 500, (128, 64), &[]).unwrap();
+            let mut want = Want {
+                room: 0,
+                total: 500,
+                align: 64,
+                base: 128,
+            };
+            let Spot { start, head } = slots.find(10_000, 10_000, want, &[]).unwrap();
             assert_eq!((128 + start + 16) % 64, 0);
             assert!(start == at || start - at >= 16, "{at} {start}");
+            assert_eq!(start, head);
+            // What lies before it anyway is room for records.
+            want.room = 192;
+            let Spot { start, head } = slots.find(10_000, 10_000, want, &[]).unwrap();
+            assert_eq!((128 + head + 16) % 64, 0);
+            assert!(
+                start == at && (192..256).contains(&(head - at)),
+                "{at} {head}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_block_is_right_before_its_frame_and_the_rest_of_the_room_is_skipped() {
+        // Bytes of the block asked for, its own, those that are skipped before it.
+        for (bytes, block, skip) in [(0, 0, 100), (24, 24, 76), (84, 84, 16), (100, 100, 0)] {
+            let mut slots = Slots::new(200);
+            let spot = slots.find(1000, 800, Want::packed(100, 300), &[]).unwrap();
+            assert_eq!((spot.start, spot.head), (200, 300));
+            let id = slots.append(spot, 300);
+            assert_eq!(slots.set_block(id, bytes), Some(Ok((300 - block, block))));
+            let lead = slots.publish(1000, id).unwrap();
+            assert_eq!((lead.placement.at, lead.placement.cost()), (300, 400));
+            assert_eq!(lead.block, (block > 0).then_some((300 - block, block)));
+            assert_eq!(lead.skips, [(skip > 0).then_some((200, skip)), None]);
+        }
+        // What is too short for a skip is part of the block; more than the room there is not.
+        let mut slots = Slots::new(200);
+        let spot = slots.find(1000, 800, Want::packed(100, 300), &[]).unwrap();
+        let id = slots.append(spot, 300);
+        for bytes in 85..=100 {
+            assert_eq!(slots.set_block(id, bytes), Some(Ok((200, 100))));
+        }
+        assert_eq!(slots.set_block(id, 101), Some(Err(100)));
+        assert_eq!(slots.room(id), Some(100));
+        let lead = slots.publish(1000, id).unwrap();
+        assert_eq!((lead.block, lead.skips), (Some((200, 100)), [None; 2]));
+        assert_eq!(slots.set_block(id, 24), None);
+        // At the beginning of the ring, and behind what was passed by.
+        let spot = slots.find(1000, 800, Want::packed(100, 500), &[]);
+        assert_eq!(spot, None, "it does not fit behind the last, nor before it");
+        let mut slots = Slots::new(700);
+        let spot = slots.find(1000, 1000, Want::packed(100, 500), &[]).unwrap();
+        let passed = slots.append(spot, 100);
+        let spot = slots.find(1000, 1000, Want::packed(50, 300), &[]).unwrap();
+        let id = slots.append(spot, 300);
+        slots.set_block(id, 30);
+        let lead = slots.publish(1000, id).unwrap();
+        assert_eq!(lead.placement.marker, Some(700));
+        assert_eq!(
+            (lead.block, lead.skips[1]),
+            (Some((220, 30)), Some((0, 220)))
+        );
+        assert_eq!(slots.set_block(passed, 0), None);
+    }
+
+    #[test]
+    fn a_message_takes_what_belongs_to_no_slot_or_is_room() {
+        let lent = |slots: &mut Slots, room, total| {
+            let spot = slots
+                .find(1000, 1000, Want::packed(room, total), &[])
+                .unwrap();
+            slots.append(spot, total)
+        };
+        let mut slots = Slots::new(0);
+        assert_eq!(
+            slots.carve(1000, 24, &[]),
+            None,
+            "there is no slot to be before"
+        );
+        let [a, b] = [200; 2].map(|total| lent(&mut slots, 100, total));
+        slots.set_block(a, 30);
+        // What is left before the block has to hold a header.
+        assert_eq!(slots.carve(1000, 60, &[]), None);
+        let lead = slots.carve(1000, 50, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.cost()), (0, 50));
+        assert_eq!((slots.position(), slots.room(a)), (50, Some(50)));
+        let lead = slots.carve(1000, 20, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.skips), (50, [None; 2]));
+        assert_eq!(slots.carve(1000, 1, &[]), None);
+        let lead = slots.publish(1000, a).unwrap();
+        assert_eq!((lead.block, lead.skips), (Some((70, 30)), [None; 2]));
+        // The place of one that was dropped is free, but not what is still looked at in it.
+        slots.cancel(b);
+        let b = lent(&mut slots, 0, 200);
+        let c = lent(&mut slots, 0, 200);
+        slots.cancel(b);
+        assert_eq!(slots.carve(1000, 150, &[400..450]), None);
+        let lead = slots.carve(1000, 150, &[460..480]).unwrap();
+        assert_eq!((lead.placement.at, slots.position()), (300, 450));
+        let lead = slots.publish(1000, c).unwrap();
+        assert_eq!((lead.placement.at, lead.skips[0]), (500, Some((450, 50))));
+        // At the end of the ring, then at its beginning.
+        let d = lent(&mut slots, 100, 400);
+        assert_eq!(slots.position(), 700);
+        let lead = slots.carve(1000, 300, &[]).unwrap();
+        assert_eq!((lead.placement.at, slots.position()), (700, 1000));
+        let lead = slots.carve(1000, 90, &[]);
+        assert_eq!(lead, None, "10 bytes are left before it");
+        let lead = slots.carve(1000, 84, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.marker), (0, None));
+        let lead = slots.publish(1000, d).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.waste), (100, 16));
+        assert_eq!(lead.skips, [Some((84, 16)), None]);
+        // With a marker.
+        let mut slots = Slots::new(900);
+        let e = lent(&mut slots, 200, 400);
+        let lead = slots.carve(1000, 150, &[]).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.waste), (0, 100));
+        assert_eq!((lead.placement.marker, lead.skips), (Some(900), [None; 2]));
+        assert_eq!(slots.room(e), Some(50));
+    }
+
+    #[test]
+    fn a_ring_of_the_named_size_holds_so_many_frames_in_place() {
+        for len in [1, 100, 1000, 4321] {
+            for frames in 1..6 {
+                let size = super::super::ring::ring_size(len, frames);
+                assert!(size.is_multiple_of(64));
+                let total = len + 16;
+                let want = Want {
+                    room: super::super::ring::RECORD_ROOM,
+                    total,
+                    align: 64,
+                    base: 128,
+                };
+                // Frames go round, the oldest first.
+                let mut slots = Slots::new(size / 3);
+                let mut lent: VecDeque<(u64, Range<u64>)> = VecDeque::new();
+                let mut free = size;
+                for _ in 0..1000 {
+                    if lent.len() as u64 == frames {
+                        free += lent.pop_front().unwrap().0;
+                    }
+                    let mut taken: Vec<_> = lent.iter().map(|(_, taken)| taken.clone()).collect();
+                    let spot = slots.find(size, free, want, &taken).unwrap();
+                    taken.push(spot.start..spot.head + total);
+                    assert!(Slots::leaves_room(size, want.room + total, &taken));
+                    let id = slots.append(spot, total);
+                    let lead = slots.publish(size, id).unwrap();
+                    free -= lead.placement.cost();
+                    lent.push_back((lead.placement.cost(), spot.head..spot.head + total));
+                }
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! The writing end: it attaches to a buffer that a reader made, and fills it.
 
+mod records;
+
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -14,19 +16,17 @@ use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
 use super::liveness::{Hints, Patience, Watch};
-use super::ring::{self, Fit};
-use super::slots::{SlotId, Slots};
+use super::ring::{self, ALIGNMENT, BLOCK, Fit};
+use super::slots::{Lead, SlotId, Slots, Spot, Want};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
 use crate::sys::shm::{Place, Segment};
+use records::Room;
 
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Alignment of the room that is lent ahead: enough for any vector instruction.
-const ALIGNMENT: u64 = 64;
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -59,9 +59,14 @@ struct Shared {
     state: Mutex<State>,
     /// Told when `State::reserved` becomes `None`.
     unreserved: Condvar,
+    /// Somebody was told that the buffer was made anew, and will go on there. Relaxed: who closes
+    /// because of that knows it.
+    leaving: AtomicBool,
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
+    messages: AtomicU64,
+    records_dropped: AtomicU64,
 }
 
 /// Our own copies; what stands in the OIEB is for others.
@@ -77,7 +82,17 @@ struct State {
     waiting: usize,
     /// When the reader was last looked at.
     looked: Instant,
+    /// How much room for records is lent ahead.
+    room: Room,
     closed: bool,
+}
+
+/// Room that the reader has to give back first.
+#[derive(Clone, Copy, Debug)]
+struct Lack {
+    free: u64,
+    /// How many bytes have to be free.
+    wanted: u64,
 }
 
 impl Writer {
@@ -116,12 +131,16 @@ impl Writer {
                     reserved: None,
                     waiting: 0,
                     looked: Instant::now(),
+                    room: Room::default(),
                     closed: false,
                 }),
                 unreserved: Condvar::new(),
+                leaving: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
+                messages: AtomicU64::new(0),
+                records_dropped: AtomicU64::new(0),
                 segment,
             }),
         };
@@ -300,12 +319,25 @@ impl Writer {
     /// [`Error::ReservationPending`] when this thread itself holds one (another thread's is
     /// waited for); [`Error::Closed`].
     pub fn reserve<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Result<Reservation> {
-        let shared = &self.shared;
         if len == 0 {
             return Err(Error::InvalidFrameSize);
         }
         let total = ring::frame_total(len).unwrap_or(u64::MAX);
-        let waiting = wait.into().start();
+        self.when_unreserved(wait.into(), total, |shared, state| {
+            shared.try_reserve(state, len, 0)
+        })
+    }
+
+    /// Does what `act` does as soon as no other thread has a reservation and there is room, for
+    /// which `act` returns, if there is none, how many bytes are free.
+    fn when_unreserved<T>(
+        &self,
+        wait: Wait,
+        total: u64,
+        mut act: impl FnMut(&Arc<Shared>, &mut State) -> Result<std::result::Result<T, Lack>>,
+    ) -> Result<T> {
+        let shared = &self.shared;
+        let waiting = wait.start();
         let mut waited = false;
         // Also while there is room: a killed reader leaves it as it was.
         self.look_at_reader()?;
@@ -316,23 +348,18 @@ impl Writer {
                 return Err(Error::ReservationPending);
             }
             if state.reserved.is_none() {
-                let found = shared.find_place(&state, len, total);
-                if matches!(found, Err(Error::ReaderClosed { .. })) {
+                let done = act(shared, &mut state);
+                if matches!(done, Err(Error::ReaderClosed { .. })) {
                     drop(state);
                     shared.confirm_closed()?;
                     state = shared.state();
                     continue;
                 }
-                match found? {
-                    Ok(start) => {
-                        let mut lent = shared.lend(&mut state, start, len, total)?;
-                        lent.exclusive = true;
-                        state.reserved = Some(thread::current().id());
-                        return Ok(lent);
-                    }
-                    Err(free) => {
+                match done? {
+                    Ok(done) => return Ok(done),
+                    Err(lack) => {
                         drop(state);
-                        shared.wait_for_room(&waiting, total, free, !waited)?;
+                        shared.wait_for_room(&waiting, total, lack, !waited)?;
                         waited = true;
                         state = shared.state();
                     }
@@ -356,27 +383,28 @@ impl Writer {
     ///
     /// It leaves room for frames of the same size from [`Writer::reserve`], however long it lives.
     pub fn reserve_ahead(&self, len: u64) -> Option<Reservation> {
-        let shared = &self.shared;
-        let total = ring::frame_total(len).filter(|_| len > 0 && self.reserves_ahead())?;
-        let oieb = shared.oieb()?;
-        let mut state = shared.state();
-        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
-        if state.closed || reader == 0 {
-            return None;
+        self.shared.reserve_ahead(len).ok()
+    }
+
+    /// As [`Writer::reserve_ahead`], but waits while the room is taken by frames that the reader has
+    /// not given back. `None` also when the time is over, when interrupted, or without a reader.
+    pub fn reserve_ahead_wait<'a>(
+        &self,
+        len: u64,
+        wait: impl Into<Wait<'a>>,
+    ) -> Option<Reservation> {
+        let waiting = wait.into().start();
+        let mut first = true;
+        loop {
+            match self.shared.reserve_ahead(len) {
+                Ok(place) => return Some(place),
+                Err(None) => return None,
+                Err(Some(lack)) => {
+                    (self.shared.wait_for_room(&waiting, len, lack, first)).ok()?;
+                    first = false;
+                }
+            }
         }
-        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
-        let free = handoff::look_for_room(free, &shared.sem_read).ok()?;
-        let size = shared.sizes.payload;
-        let mut taken = shared.taken();
-        let align = (shared.sizes.payload_start(), ALIGNMENT);
-        let start = state
-            .slots
-            .find(size, free.min(size), total, align, &taken)?;
-        taken.push(start..start + total);
-        if !Slots::leaves_room(size, total, &taken) {
-            return None;
-        }
-        shared.lend(&mut state, start, len, total).ok()
     }
 
     /// Whether [`Writer::reserve_ahead`] can work: the reader is one of ours.
@@ -473,12 +501,44 @@ impl Shared {
         Error::MetadataAlreadyWritten { name: self.name() }
     }
 
-    /// The start of a slot for a frame, or the free bytes that are too few for it.
-    fn find_place(&self, state: &State, len: u64, total: u64) -> Result<Result<u64, u64>> {
+    /// Lends room for a frame with `room` bytes for records before its header, or says what is
+    /// lacking for it.
+    fn try_reserve(
+        self: &Arc<Self>,
+        state: &mut State,
+        len: u64,
+        room: u64,
+    ) -> Result<std::result::Result<Reservation, Lack>> {
+        let total = ring::frame_total(len).unwrap_or(u64::MAX);
+        let spot = match self.find_place(state, len, room, total)? {
+            Ok(spot) => spot,
+            Err(lack) => return Ok(Err(lack)),
+        };
+        let mut lent = self.lend(state, spot, len, total)?;
+        lent.exclusive = true;
+        state.reserved = Some(thread::current().id());
+        Ok(Ok(lent))
+    }
+
+    /// Whether there is a reader; one that has closed may come back (`confirm_closed`).
+    fn has_reader(&self) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        if oieb.word(offset::READER_PID).load(Ordering::Acquire) == 0 {
-            return Err(Error::ReaderClosed { name: self.name() });
+        match oieb.word(offset::READER_PID).load(Ordering::Acquire) {
+            0 => Err(Error::ReaderClosed { name: self.name() }),
+            _ => Ok(()),
         }
+    }
+
+    /// The spot of a slot for a frame, or what is lacking for it.
+    fn find_place(
+        &self,
+        state: &State,
+        len: u64,
+        room: u64,
+        total: u64,
+    ) -> Result<std::result::Result<Spot, Lack>> {
+        self.has_reader()?;
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
             .map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
         let size = self.sizes.payload;
@@ -487,46 +547,97 @@ impl Shared {
             return Err(self.names.corrupt(what));
         }
         let taken = self.taken();
-        if total <= size && !(state.slots.is_empty() && taken.is_empty()) {
+        let all = total.saturating_add(room);
+        if all <= size && !(state.slots.is_empty() && taken.is_empty()) {
             // Only for a reader that follows skips: nothing else is ever lent at this moment.
-            let start = state.slots.find(size, free, total, (0, 1), &taken);
-            return Ok(start.ok_or(free));
+            let want = Want::packed(room, total);
+            let find = |free| state.slots.find(size, free, want, &taken);
+            return Ok(find(free).ok_or_else(|| {
+                // What is lent blocks every place: all that the reader has may help.
+                let wanted = find(size).map_or(size, |spot| state.slots.needed(size, spot, total));
+                Lack { free, wanted }
+            }));
         }
         let at = state.slots.position();
-        match ring::place(size, at, free, total, self.abilities.tails()) {
-            Fit::Now(placement) => Ok(Ok(placement.at)),
-            Fit::Later => Ok(Err(free)),
+        let good_size = ring::good_size(len.saturating_add(room));
+        let tails = self.abilities.tails();
+        match ring::place(size, at, free, all, tails) {
+            Fit::Now(placement) => Ok(Ok(Spot {
+                start: placement.at,
+                head: placement.at + room,
+            })),
+            Fit::Later => {
+                let wanted = match ring::place(size, at, size, all, tails) {
+                    Fit::Now(placement) => placement.cost(),
+                    _ => size,
+                };
+                Ok(Err(Lack { free, wanted }))
+            }
             Fit::TooLarge => Err(Error::FrameTooLarge {
                 name: self.name(),
                 size: len,
                 payload_size: size,
-                good_size: ring::good_size(len),
+                good_size,
             }),
             Fit::Never => Err(Error::FrameCannotPass {
                 name: self.name(),
                 size: len,
                 payload_size: size,
                 position: at,
-                good_size: ring::good_size(len),
+                good_size,
             }),
         }
+    }
+
+    /// `None` for a lack of room that waiting for the reader would not end.
+    fn reserve_ahead(self: &Arc<Self>, len: u64) -> std::result::Result<Reservation, Option<Lack>> {
+        let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
+        let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
+        let mut state = self.state();
+        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+        if state.closed || reader == 0 {
+            return Err(None);
+        }
+        let size = self.sizes.payload;
+        let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
+            .map_err(|_| None)?
+            .min(size);
+        let mut taken = self.taken();
+        let want = Want {
+            room: self.room(&state),
+            total,
+            align: ALIGNMENT,
+            base: self.sizes.payload_start(),
+        };
+        let find = |free| state.slots.find(size, free, want, &taken);
+        let spot = find(free).ok_or_else(|| {
+            let spot = find(size).filter(|_| free < size)?;
+            let wanted = state.slots.needed(size, spot, total);
+            Some(Lack { free, wanted })
+        })?;
+        taken.push(spot.start..spot.head + total);
+        // A copy brings its records along too.
+        if !Slots::leaves_room(size, want.room + total, &taken) {
+            return Err(None);
+        }
+        self.lend(&mut state, spot, len, total).map_err(|_| None)
     }
 
     fn lend(
         self: &Arc<Self>,
         state: &mut State,
-        start: u64,
+        spot: Spot,
         len: u64,
         total: u64,
     ) -> Result<Reservation> {
-        let content = self.sizes.payload_start() + start + FRAME_HEADER_SIZE;
+        let content = self.sizes.payload_start() + spot.head + FRAME_HEADER_SIZE;
         let place = self
             .segment
             .place(content as usize, len as usize)
             .ok_or(Error::ReservationPending)?;
         Ok(Reservation {
             place: Some(place),
-            slot: Some(state.slots.append(start, total)),
+            slot: Some(state.slots.append(spot, total)),
             exclusive: false,
             shared: self.clone(),
         })
@@ -546,25 +657,28 @@ impl Shared {
     }
 
     /// Sleeps until the reader gives something back, or for a slice of time.
-    fn wait_for_room(&self, waiting: &Waiting, total: u64, free: u64, first: bool) -> Result<()> {
-        let slice = self.next_slice(waiting, total, free)?;
+    fn wait_for_room(&self, waiting: &Waiting, total: u64, lack: Lack, first: bool) -> Result<()> {
+        let slice = self.next_slice(waiting, total, lack.free)?;
+        let sem_error = |err| self.names.os("waiting for the reader's semaphore", err);
+        if self.sem_read.try_wait_briefly().map_err(sem_error)? {
+            return Ok(());
+        }
         if first {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let ours = self.abilities != Abilities::default();
         if ours {
-            // The reader does not know what is lent, so beside that it has to give back all.
-            let lent = !self.segment.places().is_empty();
-            let wanted = if lent { self.sizes.payload } else { total };
-            extension::want(&self.segment, &self.sizes, wanted);
+            extension::want(&self.segment, &self.sizes, lack.wanted);
         }
         let posted = self.sem_read.wait_timeout(slice);
         if ours {
             extension::want(&self.segment, &self.sizes, 0);
         }
-        let posted =
-            posted.map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
-        if posted { Ok(()) } else { self.check_reader() }
+        if posted.map_err(sem_error)? {
+            Ok(())
+        } else {
+            self.check_reader()
+        }
     }
 
     fn next_slice(&self, waiting: &Waiting, needed: u64, free: u64) -> Result<Duration> {
@@ -592,7 +706,7 @@ impl Shared {
         let dead = pid != 0 && self.reader.is_dead(&self.segment, pid, hints);
         let now = word.load(Ordering::Acquire);
         if now == 0 || !self.segment.file().is_linked() {
-            Err(Error::ReaderClosed { name: self.name() })
+            Err(self.reader_gone())
         } else if dead {
             Err(Error::ReaderDead {
                 name: self.name(),
@@ -616,37 +730,44 @@ impl Shared {
             }
             thread::sleep(CLOSED_INTERVAL);
         }
-        Err(Error::ReaderClosed { name: self.name() })
+        Err(self.reader_gone())
     }
 
     /// Publishes a slot; `None` if one behind it was published before it.
     fn publish(&self, slot: SlotId, len: u64) -> Result<Option<u64>> {
         let mut state = self.state();
         self.open(&state)?;
-        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let sequence = state.sequence;
         let Some(lead) = state.slots.publish(self.sizes.payload, slot) else {
             return Ok(None);
         };
-        let placement = lead.placement;
-        if let Some(marker) = placement.marker {
+        if let Some((at, bytes)) = lead.block {
+            self.store_header(at, 0, BLOCK | bytes)?;
+        }
+        self.store_header(lead.placement.at, len, sequence)?;
+        state.sequence = sequence.wrapping_add(1);
+        self.hand_over(&lead)?;
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(Some(sequence))
+    }
+
+    /// Publishes what stands in the ring, with what leads the reader to it.
+    fn hand_over(&self, lead: &Lead) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        if let Some(marker) = lead.placement.marker {
             self.store_header(marker, 0, 0)?;
         }
         for (at, bytes) in lead.skips.into_iter().flatten() {
             self.store_header(at, 0, bytes)?;
         }
-        self.store_header(placement.at, len, sequence)?;
         let written = handoff::Written {
             free: oieb.word(offset::PAYLOAD_FREE_BYTES),
             write_pos: oieb.word(offset::PAYLOAD_WRITE_POS),
             count: oieb.word(offset::PAYLOAD_WRITTEN_COUNT),
         };
-        state.sequence = sequence.wrapping_add(1);
-        handoff::publish(&written, &self.sem_write, &placement)
-            .map_err(|err| self.names.os("posting the semaphore", err))?;
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(len, Ordering::Relaxed);
-        Ok(Some(sequence))
+        handoff::publish(&written, &self.sem_write, &lead.placement)
+            .map_err(|err| self.names.os("posting the semaphore", err))
     }
 
     fn store_header(&self, at: u64, len: u64, sequence: u64) -> Result<()> {
@@ -688,6 +809,10 @@ impl Shared {
         }
         let segment = again.as_ref().unwrap_or(&self.segment);
         if let Some(oieb) = Oieb::of(segment) {
+            if self.abilities != Abilities::default() {
+                let leaving = self.leaving.load(Ordering::Relaxed);
+                extension::note_end(segment, &self.sizes, !leaving);
+            }
             if extension::is_noted_writer(segment, &self.sizes, process::id()) {
                 extension::note_writer(segment, &self.sizes, 0);
             }

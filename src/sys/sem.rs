@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,6 +24,11 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
+/// How long [`Semaphore::try_wait_briefly`] looks: about what it costs to be put to sleep and woken.
+const BRIEFLY: Duration = Duration::from_micros(20);
+/// A sleep that was shorter than this, waking included, need not have been one.
+const SHORT_SLEEP: Duration = Duration::from_micros(60);
+
 /// The path under which glibc keeps the semaphore `/name`.
 pub fn path(name: &str) -> PathBuf {
     shm::path(&format!("sem.{name}"))
@@ -32,6 +38,9 @@ pub fn path(name: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Semaphore {
     sem: NonNull<libc::sem_t>,
+    /// Whether posts came so soon lately that it pays to look for them awake. Only a hint, so all
+    /// accesses are Relaxed.
+    soon: AtomicBool,
 }
 
 // SAFETY: sem_t is made for use from any thread of any process; the pointer stays valid until
@@ -79,7 +88,10 @@ impl Semaphore {
             return Err(Errno::last().into());
         }
         NonNull::new(sem)
-            .map(|sem| Semaphore { sem })
+            .map(|sem| Semaphore {
+                sem,
+                soon: AtomicBool::new(false),
+            })
             .ok_or_else(|| Errno::EINVAL.into())
     }
 
@@ -89,6 +101,11 @@ impl Semaphore {
         // SAFETY: a valid C string.
         Errno::result(unsafe { libc::sem_unlink(name.as_ptr()) })?;
         Ok(())
+    }
+
+    /// Gives a semaphore another name, in place of what has that. It stays open.
+    pub fn rename(from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(path(from), path(to))
     }
 
     /// Adds one. A count at its maximum stays there: the other side has more than enough.
@@ -114,16 +131,45 @@ impl Semaphore {
         }
     }
 
+    /// Takes one if there is one, or if one comes within some microseconds and others did lately:
+    /// two processes that keep up with each other then go on without sleeping and waking each other
+    /// for every frame. Where posts are further apart, or there is one processor only, it does not
+    /// look for long twice.
+    pub fn try_wait_briefly(&self) -> io::Result<bool> {
+        if self.try_wait()? {
+            return Ok(true);
+        }
+        if !self.soon.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let began = Instant::now();
+        while began.elapsed() < BRIEFLY {
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+            if self.try_wait()? {
+                return Ok(true);
+            }
+        }
+        self.soon.store(false, Ordering::Relaxed);
+        Ok(false)
+    }
+
     /// Takes one, waiting at most `timeout` by the monotonic clock; false when the time is over.
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<bool> {
         if self.try_wait()? {
             return Ok(true);
         }
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
+        let deadline = began + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.wait_once(left) {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    let soon = began.elapsed() < SHORT_SLEEP;
+                    self.soon.store(soon, Ordering::Relaxed);
+                    return Ok(true);
+                }
                 Err(Errno::ETIMEDOUT) => return Ok(false),
                 Err(Errno::EINTR) => {}
                 Err(err) => return Err(err.into()),

@@ -1,7 +1,7 @@
 //! POSIX shared memory: the file, its mapping, and bounds-checked access to the mapping.
 
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -19,8 +19,8 @@ use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Where Linux keeps POSIX shared memory. Only texts and permissions use it; the objects
-/// themselves are reached through `shm_open`.
+/// Where Linux keeps POSIX shared memory. Only texts, permissions and changes of a name use it; the
+/// objects themselves are reached through `shm_open`.
 pub const DIRECTORY: &str = "/dev/shm";
 
 /// The path under which a shared memory object is seen.
@@ -61,6 +61,17 @@ impl ShmFile {
     /// Removes a name. The memory lives on until its last mapping goes.
     pub fn unlink(name: &str) -> io::Result<()> {
         Ok(shm_unlink(OsStr::new(&format!("/{name}")))?)
+    }
+
+    /// Gives an object another name, in place of what has that.
+    pub fn rename(from: &str, to: &str) -> io::Result<()> {
+        fs::rename(path(from), path(to))
+    }
+
+    /// Gives an object another name; `EEXIST` if that is taken.
+    pub fn rename_new(from: &str, to: &str) -> io::Result<()> {
+        fs::hard_link(path(from), path(to))?;
+        Self::unlink(from)
     }
 
     /// Sets the mode whatever the umask is.

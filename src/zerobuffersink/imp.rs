@@ -37,14 +37,15 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
-use super::OnFull;
 use super::pausing::Pausing;
+use super::send::{Stop, connection};
+use super::{OnCapsChange, OnFull};
 use crate::element::{self, Connection, Counters};
-use crate::memory::{self, Link, RingPool};
-use crate::protocol::{Error, Interrupt, Reservation, Wait, Writer};
+use crate::memory::{Link, RingPool};
+use crate::protocol::{Error, Interrupt, Records, Wait, Writer};
 use crate::stream_info;
 
-static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "zerobuffersink",
         gst::DebugColorFlags::empty(),
@@ -52,27 +53,40 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-#[derive(Clone, Debug)]
-struct Settings {
-    buffer_name: Option<String>,
-    wait_for_connection: bool,
-    on_full: OnFull,
-    timeout: gst::ClockTime,
+/// Three frames: one that is drawn, one on its way, one that is read.
+const DEFAULT_FRAMES: u32 = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub buffer_name: Option<String>,
+    pub policy: Policy,
 }
 
-impl Default for Settings {
+/// What to do when there is no reader or no room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy {
+    pub wait_for_connection: bool,
+    pub on_full: OnFull,
+    pub on_caps_change: OnCapsChange,
+    pub timeout: gst::ClockTime,
+    /// Frames that the ring should have room for.
+    pub frames: u32,
+}
+
+impl Default for Policy {
     fn default() -> Self {
-        Settings {
-            buffer_name: None,
+        Policy {
             wait_for_connection: true,
-            on_full: OnFull::Block,
+            on_full: OnFull::default(),
+            on_caps_change: OnCapsChange::default(),
             timeout: gst::ClockTime::ZERO,
+            frames: DEFAULT_FRAMES,
         }
     }
 }
 
-impl Settings {
-    fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
+impl Policy {
+    pub fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
         let timeout = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero());
         Wait::from(timeout).interrupted_by(interrupt)
     }
@@ -80,23 +94,42 @@ impl Settings {
 
 /// The stream between start and stop.
 #[derive(Debug, Default)]
-struct State {
-    caps: Option<gst::Caps>,
+pub(super) struct State {
+    pub caps: Option<gst::Caps>,
     /// How raw video of these caps lies in memory by default.
-    video: Option<gst_video::VideoInfo>,
-    /// The reader has been told the caps.
-    announced: bool,
+    pub video: Option<Arc<gst_video::VideoInfo>>,
+    /// The reader has been told caps, and those that events tell.
+    pub announced: bool,
+    /// The caps that it was told last.
+    pub told: Option<gst::Caps>,
+    /// The size of the ring that the reader was last asked for.
+    pub asked: u64,
+    /// Events that go with the next frame.
+    pub pending: Records,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     state: Mutex<State>,
     /// The writer, while there is a reader; the pools that we propose look there too.
-    link: Link,
+    pub(super) link: Link,
     /// Needs none of the locks above, so that unlock() never waits for them.
-    pausing: Pausing,
-    counters: Counters,
+    pub(super) pausing: Pausing,
+    pub(super) counters: Counters,
+}
+
+impl Default for ZeroBufferSink {
+    fn default() -> Self {
+        let pausing = Pausing::default();
+        ZeroBufferSink {
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            link: Link::new(pausing.interrupt.clone()),
+            pausing,
+            counters: Counters::default(),
+        }
+    }
 }
 
 #[glib::object_subclass]
@@ -138,6 +171,28 @@ impl ObjectImpl for ZeroBufferSink {
                     .blurb("What happens to a frame for which the ring has no room")
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default(
+                    "on-caps-change",
+                    OnCapsChange::default(),
+                )
+                .nick("On caps change")
+                .blurb(
+                    "What happens when the caps change in the middle of a stream to a reader of \
+                     another implementation, which cannot be told (zerobuffersrc can)",
+                )
+                .mutable_playing()
+                .build(),
+                glib::ParamSpecUInt::builder("frames")
+                    .nick("Frames")
+                    .blurb(
+                        "For how many frames a zerobuffersrc with payload-size=0 is asked to make \
+                         room",
+                    )
+                    .minimum(1)
+                    .maximum(1000)
+                    .default_value(DEFAULT_FRAMES)
+                    .mutable_playing()
+                    .build(),
                 glib::ParamSpecUInt64::builder("timeout")
                     .nick("Timeout")
                     .blurb(
@@ -162,11 +217,14 @@ impl ObjectImpl for ZeroBufferSink {
         match pspec.name() {
             "buffer-name" => settings.buffer_name = value.get().unwrap_or_default(),
             "wait-for-connection" => {
-                settings.wait_for_connection = value.get().unwrap_or_default();
+                settings.policy.wait_for_connection = value.get().unwrap_or_default();
             }
-            "on-full" => settings.on_full = value.get().unwrap_or_default(),
+            "on-full" => settings.policy.on_full = value.get().unwrap_or_default(),
+            "on-caps-change" => settings.policy.on_caps_change = value.get().unwrap_or_default(),
+            "frames" => settings.policy.frames = value.get().unwrap_or(DEFAULT_FRAMES),
             "timeout" => {
-                settings.timeout = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
+                settings.policy.timeout =
+                    gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
             }
             _ => {}
         }
@@ -176,9 +234,11 @@ impl ObjectImpl for ZeroBufferSink {
         let settings = self.settings();
         match pspec.name() {
             "buffer-name" => settings.buffer_name.to_value(),
-            "wait-for-connection" => settings.wait_for_connection.to_value(),
-            "on-full" => settings.on_full.to_value(),
-            "timeout" => settings.timeout.nseconds().to_value(),
+            "wait-for-connection" => settings.policy.wait_for_connection.to_value(),
+            "on-full" => settings.policy.on_full.to_value(),
+            "on-caps-change" => settings.policy.on_caps_change.to_value(),
+            "frames" => settings.policy.frames.to_value(),
+            "timeout" => settings.policy.timeout.nseconds().to_value(),
             _ => self.stats().to_value(),
         }
     }
@@ -285,30 +345,24 @@ impl BaseSinkImpl for ZeroBufferSink {
                 "Only system memory can be sent, not {caps}"
             ));
         }
-        // To the next reader any caps may go.
-        if self
-            .link
-            .get()
-            .is_some_and(|writer| !writer.is_reader_connected())
-        {
-            self.disconnect("the reader went away");
+        if let Some(writer) = self.link.get() {
+            let policy = self.settings().policy;
+            let changed = {
+                let state = self.state();
+                state.announced && state.told.as_ref().is_some_and(|told| told != caps)
+            };
+            if !writer.is_reader_connected() {
+                self.disconnect("the reader went away");
+            } else if changed && !writer.carries_records() {
+                if policy.on_caps_change == OnCapsChange::Error {
+                    return Err(self.caps_changed(caps));
+                }
+                self.disconnect("the caps changed");
+            }
         }
         let mut state = self.state();
-        if state.announced && state.caps.as_ref().is_some_and(|old| old != caps) {
-            let old = state.caps.clone();
-            drop(state);
-            gst::element_imp_error!(
-                self,
-                gst::StreamError::Format,
-                ("The caps changed in the middle of the stream, and a ZeroBuffer v1 stream has \
-                     one: keep them fixed with a capsfilter (behind videoconvert and videoscale), \
-                     or end the stream and start a new one"),
-                ["from {old:?} to {caps}"]
-            );
-            return Err(gst::loggable_error!(CAT, "caps changed to {caps}"));
-        }
         gst::debug!(CAT, imp = self, "Caps {caps}");
-        state.video = stream_info::raw_video(caps);
+        state.video = stream_info::raw_video(caps).map(Arc::new);
         state.caps = Some(caps.clone());
         Ok(())
     }
@@ -332,26 +386,35 @@ impl BaseSinkImpl for ZeroBufferSink {
             {
                 self.attached(writer);
             }
+            if let Err(err) = self.fit_ring(video.size() as u64) {
+                gst::debug!(CAT, imp = self, "Ring not fitted yet: {err}");
+            }
             let pool = RingPool::new(self.link.clone(), &caps, &video)
                 .map_err(|err| gst::loggable_error!(CAT, "No pool for {caps}: {err}"))?;
             let size = u32::try_from(video.size()).unwrap_or(u32::MAX);
-            query.add_allocation_pool(Some(&pool), size, 0, 0);
+            // One at least, no matter how many: videorate of GStreamer 1.22 takes a pool away from
+            // its upstream whose least and most are the same, also if both are 0.
+            query.add_allocation_pool(Some(&pool), size, 1, 0);
         }
         Ok(())
     }
 
     fn event(&self, event: gst::Event) -> bool {
         let eos = event.type_() == gst::EventType::Eos;
+        let copy = event.clone();
         // Waits until the last frame's time is over; false if a flush came before that.
         let handled = self.parent_event(event);
+        if handled {
+            self.forward(&copy);
+        }
         if eos && handled {
             // A stream without frames ends too: the reader sees that somebody came and went.
             if self.counters.is_new() && self.link.get().is_none() {
-                let settings = Settings {
+                let policy = Policy {
                     wait_for_connection: false,
-                    ..self.settings().clone()
+                    ..self.settings().policy
                 };
-                if let Err(stop) = self.connect(&settings) {
+                if let Err(stop) = self.connect(policy) {
                     gst::warning!(CAT, imp = self, "{}", stop.message());
                 }
             }
@@ -385,7 +448,9 @@ impl BaseSinkImpl for ZeroBufferSink {
                     }
                 }
                 Err(Stop::Protocol(
-                    err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
+                    err @ (Error::ReaderClosed { .. }
+                    | Error::ReaderReplaced { .. }
+                    | Error::ReaderDead { .. }),
                 )) => {
                     gst::info!(CAT, imp = self, "{err}");
                     self.disconnect("the reader went away");
@@ -399,194 +464,28 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 }
 
-/// Why a frame was not sent.
-enum Stop {
-    Protocol(Error),
-    Element(gst::ErrorMessage),
-}
-
-impl Stop {
-    fn message(&self) -> gst::ErrorMessage {
-        match self {
-            Stop::Protocol(err) => element::message(err),
-            Stop::Element(message) => message.clone(),
-        }
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(err: Error) -> Self {
-        Stop::Protocol(err)
-    }
-}
-
 impl ZeroBufferSink {
-    fn settings(&self) -> MutexGuard<'_, Settings> {
+    pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a buffer as a frame; false if the properties say to drop it.
-    fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
-        let settings = self.settings().clone();
-        let Some(writer) = self.connect(&settings)? else {
-            return Ok(false);
-        };
-        writer.look_at_reader()?;
-        let video = self.state().video.clone();
-        if self.send_in_place(buffer, video.as_ref(), &writer) {
-            return Ok(true);
-        }
-        let wait = match settings.on_full {
-            OnFull::Block => settings.wait(&self.pausing.interrupt),
-            OnFull::Drop => Wait::no(),
-        };
-        let len = match &video {
-            // Without the padding that some allocators leave behind the last row.
-            Some(video) if buffer.size() >= video.size() => video.size(),
-            Some(video) if buffer.meta::<gst_video::VideoMeta>().is_none() => {
-                return Err(Stop::Element(gst::error_msg!(
-                    gst::StreamError::Format,
-                    (
-                        "A frame of {} bytes does not match its caps, which need {}",
-                        buffer.size(),
-                        video.size()
-                    )
-                )));
-            }
-            Some(video) => video.size(),
-            None => buffer.size(),
-        };
-        let place = match writer.reserve(len as u64, wait) {
-            Err(Error::BufferFull { .. }) if settings.on_full == OnFull::Drop => return Ok(false),
-            other => other?,
-        };
-        let place = match video.filter(|video| has_other_layout(buffer, video)) {
-            Some(video) => repack(buffer, &video, place).map_err(|err| {
-                Stop::Element(gst::error_msg!(
-                    gst::StreamError::Format,
-                    ("A frame does not have the layout that its GstVideoMeta tells: {err}")
-                ))
-            })?,
-            None => copy(buffer, place)?,
-        };
-        place.commit()?;
-        Counters::add(&self.counters.copied, 1);
-        Counters::add(&self.counters.bytes, len as u64);
-        Ok(true)
-    }
-
-    /// Publishes a buffer that upstream has rendered straight into the ring. False if it is no such
-    /// buffer and has to be copied.
-    fn send_in_place(
-        &self,
-        buffer: &gst::BufferRef,
-        video: Option<&gst_video::VideoInfo>,
-        writer: &Writer,
-    ) -> bool {
-        let Some(video) = video.filter(|video| {
-            buffer.n_memory() == 1
-                && buffer.size() == video.size()
-                && !has_other_layout(buffer, video)
-        }) else {
-            return false;
-        };
-        match memory::publish(buffer.peek_memory(0), writer) {
-            Some(Ok(_)) => {
-                Counters::add(&self.counters.in_place, 1);
-                Counters::add(&self.counters.bytes, video.size() as u64);
-                true
-            }
-            Some(Err(err)) => {
-                gst::debug!(CAT, imp = self, "Copying: {err}");
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// The writer, attached if need be; `None` if there is no reader and no wait for one.
-    fn connect(&self, settings: &Settings) -> Result<Option<Arc<Writer>>, Stop> {
-        let (caps, announced) = {
-            let state = self.state();
-            (state.caps.clone(), state.announced)
-        };
-        let caps = caps.as_deref();
-        if let Some(writer) = self.link.get() {
-            if announced || self.announce(&writer, caps)? {
-                self.state().announced = true;
-                return Ok(Some(writer));
-            }
-            self.disconnect("it has the metadata of another stream");
-        }
-        let name = settings.buffer_name.clone().unwrap_or_default();
-        let waiting = if settings.wait_for_connection {
-            gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
-            settings.wait(&self.pausing.interrupt)
-        } else {
-            Wait::no()
-        };
-        let attach = Writer::attach_wait_if(&name, waiting, |writer| self.announce(writer, caps));
-        let writer = match attach {
-            Ok(writer) => self.attached(writer),
-            Err(err) if !is_missing(&err) => return Err(err.into()),
-            Err(_) if !settings.wait_for_connection => return Ok(None),
-            Err(err) => {
-                return Err(Stop::Element(gst::error_msg!(
-                    gst::ResourceError::NotFound,
-                    (
-                        "No reader came within the timeout of {}: {err}",
-                        settings.timeout
-                    )
-                )));
-            }
-        };
-        self.state().announced = true;
-        Ok(Some(writer))
-    }
-
-    fn attached(&self, writer: Writer) -> Arc<Writer> {
-        let writer = Arc::new(writer);
-        gst::info!(
-            CAT,
-            imp = self,
-            "Attached to {}, reader's pid {}",
-            writer.name(),
-            writer.reader_pid()
+    /// Caps that cannot be told to this reader.
+    fn caps_changed(&self, caps: &gst::Caps) -> gst::LoggableError {
+        let told = self.state().told.clone();
+        gst::element_imp_error!(
+            self,
+            gst::StreamError::Format,
+            ("The caps changed in the middle of the stream, and a reader of ZeroBuffer v1 cannot \
+                 be told: keep them fixed with a capsfilter (behind videoconvert and videoscale), \
+                 set on-caps-change=reopen for a reader that opens the buffer anew, or receive with \
+                 zerobuffersrc"),
+            ["from {told:?} to {caps}"]
         );
-        self.link.replace(Some(writer.clone()));
-        writer
-    }
-
-    /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
-    /// before us: then only the reader's next buffer will do.
-    fn announce(&self, writer: &Writer, caps: Option<&gst::CapsRef>) -> Result<bool, Error> {
-        let Some(caps) = caps else { return Ok(true) };
-        if let Some(there) = writer.metadata() {
-            let same = stream_info::to_caps(&there).is_ok_and(|there| *there == *caps);
-            if !same {
-                gst::debug!(
-                    CAT,
-                    imp = self,
-                    "The buffer has the metadata of another stream; waiting for a new one"
-                );
-            }
-            return Ok(same);
-        }
-        writer.set_metadata(&stream_info::to_metadata(caps, &self.obj().name()))?;
-        Ok(true)
-    }
-
-    fn disconnect(&self, why: &str) {
-        self.state().announced = false;
-        if let Some(writer) = self.link.replace(None) {
-            gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
-            writer.close();
-            self.counters.end(connection(&writer));
-        }
+        gst::loggable_error!(CAT, "caps changed to {caps}")
     }
 
     fn stats(&self) -> gst::Structure {
@@ -595,55 +494,4 @@ impl ZeroBufferSink {
         self.counters
             .structure("application/x-zerobuffersink-stats", connection)
     }
-}
-
-fn connection(writer: &Writer) -> Connection {
-    Connection {
-        waits: writer.waits(),
-        moved: 0,
-        ring_used: writer.used_bytes(),
-        ring_size: writer.payload_size(),
-        peer_pid: writer.reader_pid(),
-    }
-}
-
-/// Whether there is no reader that this stream could go to.
-fn is_missing(err: &Error) -> bool {
-    err.is_no_reader() || matches!(err, Error::MetadataAlreadyWritten { .. })
-}
-
-/// Whether a GstVideoMeta says that rows or planes are elsewhere than the caps alone would say.
-fn has_other_layout(buffer: &gst::BufferRef, video: &gst_video::VideoInfo) -> bool {
-    buffer.meta::<gst_video::VideoMeta>().is_some_and(|meta| {
-        let planes = video.n_planes() as usize;
-        meta.stride() != &video.stride()[..planes] || meta.offset() != &video.offset()[..planes]
-    })
-}
-
-/// Copies the bytes as they are, from all memories of the buffer.
-fn copy(buffer: &gst::BufferRef, mut place: Reservation) -> Result<Reservation, Stop> {
-    buffer.copy_to_slice(0, &mut place).map_err(|copied| {
-        Stop::Element(gst::error_msg!(
-            gst::ResourceError::Read,
-            ("The memory of a frame could not be read behind byte {copied}")
-        ))
-    })?;
-    Ok(place)
-}
-
-/// Copies the picture with its rows and planes where the caps' default layout has them, so that a
-/// reader in any language finds them.
-fn repack(
-    buffer: &gst::BufferRef,
-    video: &gst_video::VideoInfo,
-    place: Reservation,
-) -> Result<Reservation, glib::BoolError> {
-    let from = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video)?;
-    let into = gst::Buffer::from_mut_slice(place);
-    let mut into = gst_video::VideoFrame::from_buffer_writable(into, video)
-        .map_err(|_| glib::bool_error!("no room to copy to"))?;
-    from.copy(&mut into.as_mut_video_frame_ref())?;
-    into.into_buffer()
-        .try_into_inner::<Reservation>()
-        .map_err(|(_, err)| glib::bool_error!("{err}"))
 }

@@ -7,6 +7,7 @@ use gstreamer_base as gst_base;
 
 mod imp;
 mod pausing;
+mod send;
 
 /// What happens to a frame for which the ring has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -20,6 +21,20 @@ pub(crate) enum OnFull {
     Block,
     #[enum_value(name = "Drop the frame", nick = "drop")]
     Drop,
+}
+
+/// What happens when the caps change towards a reader that cannot be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSinkOnCapsChange")]
+pub(crate) enum OnCapsChange {
+    #[default]
+    #[enum_value(name = "End with an error", nick = "error")]
+    Error,
+    #[enum_value(
+        name = "Close the buffer and wait until the reader opens it anew",
+        nick = "reopen"
+    )]
+    Reopen,
 }
 
 glib::wrapper! {

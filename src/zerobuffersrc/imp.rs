@@ -31,11 +31,17 @@ use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_base as gst_base;
+use gstreamer_video as gst_video;
 
-use super::OnWriterExit;
+use super::{OnWriterExit, Timestamps};
 use crate::element::{self, Connection, Counters};
-use crate::protocol::{BufferConfig, Error, Frame, Interrupt, Reader, Wait, WriterState};
+use crate::events;
+use crate::frame_info::{self, Times};
+use crate::protocol::{
+    BufferConfig, Error, Frame, FrameTime, Interrupt, Item, Reader, Records, Wait, WriterState,
+};
 use crate::stream_info;
+use crate::timing::Timeline;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -45,8 +51,14 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-/// Three frames of 1920×1080 RGBA with room to spare, and half of what Docker gives /dev/shm.
-const DEFAULT_PAYLOAD_SIZE: u64 = 32 << 20;
+/// The ring until a zerobuffersink asks for another, and for all other writers: three frames of
+/// 1920×1080 RGBA with room to spare, and half of what Docker gives /dev/shm.
+const START_PAYLOAD_SIZE: u64 = 32 << 20;
+/// To measure.
+const DEFAULT_PAYLOAD_SIZE: u64 = 0;
+const DEFAULT_MAX_PAYLOAD_SIZE: u64 = 1 << 30;
+/// Time for a frame to come over, with some of the jitter of a machine that does other things too.
+const DEFAULT_LATENCY: gst::ClockTime = gst::ClockTime::from_mseconds(2);
 /// Room for caps with the headers of a codec in them.
 const DEFAULT_METADATA_SIZE: u64 = 64 << 10;
 const DEFAULT_PERMS: u32 = 0o600;
@@ -55,10 +67,13 @@ const DEFAULT_PERMS: u32 = 0o600;
 struct Settings {
     buffer_name: Option<String>,
     payload_size: u64,
+    max_payload_size: u64,
     metadata_size: u64,
     perms: u32,
     caps: Option<gst::Caps>,
     on_writer_exit: OnWriterExit,
+    timestamps: Timestamps,
+    latency: gst::ClockTime,
 }
 
 impl Default for Settings {
@@ -66,10 +81,13 @@ impl Default for Settings {
         Settings {
             buffer_name: None,
             payload_size: DEFAULT_PAYLOAD_SIZE,
+            max_payload_size: DEFAULT_MAX_PAYLOAD_SIZE,
             metadata_size: DEFAULT_METADATA_SIZE,
             perms: DEFAULT_PERMS,
             caps: None,
-            on_writer_exit: OnWriterExit::Eos,
+            on_writer_exit: OnWriterExit::default(),
+            timestamps: Timestamps::default(),
+            latency: DEFAULT_LATENCY,
         }
     }
 }
@@ -78,10 +96,16 @@ impl Default for Settings {
 #[derive(Debug, Default)]
 struct State {
     reader: Option<Arc<Reader>>,
+    /// The reader of the ring that was made anew while the first was read: its turn comes after.
+    next: Option<Reader>,
     /// The caps of this writer's stream, once they are known.
     caps: Option<gst::Caps>,
-    /// Bytes that a frame of these caps has at least.
-    frame_size: usize,
+    /// The caps of the ring that is read are known.
+    current: bool,
+    /// What raw video of these caps is like.
+    video: Option<Arc<gst_video::VideoInfo>>,
+    /// Downstream finds planes by their GstVideoMeta.
+    takes_layouts: bool,
     /// The sequence number of the last frame.
     last: Option<u64>,
     /// The next frame does not follow the last one.
@@ -120,11 +144,18 @@ impl ObjectImpl for ZeroBufferSrc {
                     .nick("Payload size")
                     .blurb(
                         "Bytes of the ring, all reserved in /dev/shm at the start: three frames \
-                         or more, 16 bytes each for their headers",
+                         or more, 16 bytes each for their headers (0 = 32 MiB, and what its \
+                         frames need when a zerobuffersink comes)",
                     )
-                    .minimum(1)
                     .default_value(DEFAULT_PAYLOAD_SIZE)
                     .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt64::builder("max-payload-size")
+                    .nick("Maximum payload size")
+                    .blurb("Most bytes that the ring may grow to with payload-size=0")
+                    .minimum(1)
+                    .default_value(DEFAULT_MAX_PAYLOAD_SIZE)
+                    .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt64::builder("metadata-size")
                     .nick("Metadata size")
@@ -157,6 +188,23 @@ impl ObjectImpl for ZeroBufferSrc {
                 .blurb("What happens when the writer has gone and all its frames are out")
                 .mutable_playing()
                 .build(),
+                glib::ParamSpecEnum::builder_with_default("timestamps", Timestamps::default())
+                    .nick("Timestamps")
+                    .blurb(
+                        "What the timestamps of the frames are; those of a writer that tells no \
+                         time are always the arrival",
+                    )
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt64::builder("latency")
+                    .nick("Latency")
+                    .blurb(
+                        "Nanoseconds that a frame may take to come over; sinks behind that \
+                         synchronise show frames so much later than the sender, and none too late",
+                    )
+                    .default_value(DEFAULT_LATENCY.nseconds())
+                    .mutable_playing()
+                    .build(),
                 glib::ParamSpecBoolean::builder("is-live")
                     .nick("Is live")
                     .blurb("Whether to act as a live source: frames only in PLAYING")
@@ -182,6 +230,13 @@ impl ObjectImpl for ZeroBufferSrc {
         match pspec.name() {
             "buffer-name" => settings.buffer_name = value.get().unwrap_or_default(),
             "payload-size" => settings.payload_size = value.get().unwrap_or(DEFAULT_PAYLOAD_SIZE),
+            "max-payload-size" => {
+                settings.max_payload_size = value.get().unwrap_or(DEFAULT_MAX_PAYLOAD_SIZE);
+            }
+            "timestamps" => settings.timestamps = value.get().unwrap_or_default(),
+            "latency" => {
+                settings.latency = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
+            }
             "metadata-size" => {
                 settings.metadata_size = value.get().unwrap_or(DEFAULT_METADATA_SIZE);
             }
@@ -197,6 +252,9 @@ impl ObjectImpl for ZeroBufferSrc {
         match pspec.name() {
             "buffer-name" => settings.buffer_name.to_value(),
             "payload-size" => settings.payload_size.to_value(),
+            "max-payload-size" => settings.max_payload_size.to_value(),
+            "timestamps" => settings.timestamps.to_value(),
+            "latency" => settings.latency.nseconds().to_value(),
             "metadata-size" => settings.metadata_size.to_value(),
             "perms" => settings.perms.to_value(),
             "caps" => settings.caps.to_value(),
@@ -211,7 +269,7 @@ impl ObjectImpl for ZeroBufferSrc {
         let obj = self.obj();
         obj.set_live(true);
         obj.set_format(gst::Format::Time);
-        // Frames carry no time: their arrival in running time is the best there is.
+        // Where frames carry no time, their arrival in running time is the best there is.
         obj.set_do_timestamp(true);
     }
 }
@@ -297,6 +355,23 @@ impl BaseSrcImpl for ZeroBufferSrc {
         // Only the writer's metadata can tell the caps; create() sets them when it is there.
         Ok(())
     }
+
+    fn query(&self, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Latency(latency) => {
+                let least = self.settings().latency;
+                latency.set(self.obj().is_live(), least, gst::ClockTime::NONE);
+                true
+            }
+            gst::QueryViewMut::Uri(uri) => {
+                // The stream-id is made of it.
+                let name = self.settings().buffer_name.clone().unwrap_or_default();
+                uri.set_uri(&element::uri(&name));
+                true
+            }
+            _ => BaseSrcImplExt::parent_query(self, query),
+        }
+    }
 }
 
 impl PushSrcImpl for ZeroBufferSrc {
@@ -308,14 +383,20 @@ impl PushSrcImpl for ZeroBufferSrc {
             let Some(reader) = self.state().reader.clone() else {
                 return Err(gst::FlowError::Eos);
             };
-            match reader.read_frame(Wait::forever().interrupted_by(&self.interrupt)) {
-                Ok(frame) => {
-                    self.negotiate_with(&reader, frame.len())?;
-                    return Ok(CreateSuccess::NewBuffer(self.buffer(frame)));
+            match reader.read(Wait::forever().interrupted_by(&self.interrupt)) {
+                Ok(Item::Frame(frame)) => {
+                    self.negotiate_with(&reader, frame.records())?;
+                    self.push_events(frame.records());
+                    return Ok(CreateSuccess::NewBuffer(self.buffer(frame)?));
                 }
+                Ok(Item::Message(records)) => self.push_events(&records),
+                Ok(Item::Resize(bytes)) => self.resize(&reader, bytes),
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
-                    self.writer_gone(&reader, &err)?;
+                    let died = matches!(err, Error::WriterDead { .. });
+                    if !self.read_next(&reader, died) {
+                        self.writer_gone(&reader, &err)?;
+                    }
                 }
                 Err(err) => return Err(self.fail(element::message(&err))),
             }
@@ -341,8 +422,14 @@ impl ZeroBufferSrc {
     fn open(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings().clone();
         let name = element::checked_name(settings.buffer_name.as_deref())?;
-        let config = BufferConfig::new(settings.metadata_size, settings.payload_size)
-            .with_permissions(settings.perms);
+        let config = match settings.payload_size {
+            0 => {
+                let start = START_PAYLOAD_SIZE.min(settings.max_payload_size);
+                BufferConfig::new(settings.metadata_size, start).with_resizing()
+            }
+            size => BufferConfig::new(settings.metadata_size, size),
+        };
+        let config = config.with_permissions(settings.perms);
         let reader = Reader::create(&name, &config).map_err(|err| element::message(&err))?;
         // Whatever downstream holds on to, the writer never waits for it.
         reader.set_evacuation(true);
@@ -360,7 +447,11 @@ impl ZeroBufferSrc {
     }
 
     fn close(&self, why: &str) {
-        let reader = self.state().reader.take();
+        let (reader, next) = {
+            let mut state = self.state();
+            (state.reader.take(), state.next.take())
+        };
+        drop(next);
         if let Some(reader) = reader {
             gst::info!(CAT, imp = self, "Closing buffer {}: {why}", reader.name());
             reader.close();
@@ -390,7 +481,7 @@ impl ZeroBufferSrc {
             OnWriterExit::Wait => {
                 self.close("the writer has gone");
                 let mut state = self.state();
-                state.caps = None;
+                state.current = false;
                 state.last = None;
                 state.discont = true;
                 drop(state);
@@ -399,16 +490,76 @@ impl ZeroBufferSrc {
         }
     }
 
-    /// With the first frame of a writer: finds the caps and sets them. With each: checks the size.
-    fn negotiate_with(&self, reader: &Reader, len: usize) -> Result<(), gst::FlowError> {
-        let (known, needed) = {
-            let state = self.state();
-            (state.caps.is_some(), state.frame_size)
+    /// The writer asks for a ring of so many bytes.
+    fn resize(&self, reader: &Reader, bytes: u64) {
+        let settings = self.settings().clone();
+        if settings.payload_size != 0 {
+            return;
+        }
+        let size = bytes.min(settings.max_payload_size).max(1);
+        if size.next_multiple_of(64) == reader.payload_size() {
+            return;
+        }
+        let config = BufferConfig::new(settings.metadata_size, size)
+            .with_permissions(settings.perms)
+            .with_resizing();
+        match reader.replace(&config) {
+            Ok(next) => {
+                gst::info!(
+                    CAT,
+                    imp = self,
+                    "A new ring of {} bytes",
+                    next.payload_size()
+                );
+                self.state().next = Some(next);
+            }
+            Err(err) => {
+                gst::element_imp_warning!(
+                    self,
+                    gst::ResourceError::NoSpaceLeft,
+                    (
+                        "The writer asks for a ring of {bytes} bytes, which cannot be made; it \
+                         goes on with {}, and may have to wait or copy more",
+                        reader.payload_size()
+                    ),
+                    ["{err}"]
+                );
+            }
+        }
+    }
+
+    /// The writer is done with this ring: reads the one that was made in its place, if there is one
+    /// and somebody will come there.
+    fn read_next(&self, reader: &Reader, died: bool) -> bool {
+        let waits = self.settings().on_writer_exit == OnWriterExit::Wait;
+        let mut state = self.state();
+        let Some(next) = state.next.take() else {
+            return false;
         };
-        let needed = if known {
-            needed
-        } else {
-            let caps = self.find_caps(reader).map_err(|err| self.fail(err))?;
+        if !waits && (died || reader.is_stream_ended()) {
+            return false;
+        }
+        self.counters.end(connection(reader));
+        state.reader = Some(Arc::new(next));
+        state.current = false;
+        state.last = None;
+        true
+    }
+
+    /// With the first frame of a ring, and when the writer says so: finds the caps and sets them.
+    fn negotiate_with(&self, reader: &Reader, records: &Records) -> Result<(), gst::FlowError> {
+        let found = match records.caps() {
+            Some(text) => stream_info::parse_caps(text).map_err(|what| {
+                gst::error_msg!(
+                    gst::StreamError::Format,
+                    ("The writer announced {what}, so its stream cannot go on")
+                )
+            }),
+            None if self.state().current => return Ok(()),
+            None => self.find_caps(reader),
+        };
+        let caps = found.map_err(|err| self.fail(err))?;
+        if self.state().caps.as_ref() != Some(&caps) {
             gst::info!(CAT, imp = self, "Caps {caps}");
             // Asked first: a caps event that nobody takes only makes the next push fail.
             let accepted = self.obj().src_pad().peer_query_accept_caps(&caps);
@@ -419,20 +570,38 @@ impl ZeroBufferSrc {
                          ({caps}): put videoconvert or another fitting element in between")
                 )));
             }
-            let needed = stream_info::raw_video(&caps).map_or(0, |video| video.size());
+            let video = stream_info::raw_video(&caps);
+            let takes_layouts = video.is_some() && self.takes_layouts(&caps);
             let mut state = self.state();
-            state.frame_size = needed;
+            state.video = video.map(Arc::new);
+            state.takes_layouts = takes_layouts;
             state.caps = Some(caps);
-            needed
-        };
-        if len < needed {
-            return Err(self.fail(gst::error_msg!(
-                gst::StreamError::Format,
-                ("The writer sent a frame of {len} bytes, and its caps need {needed}: they do \
-                     not belong together")
-            )));
         }
+        self.state().current = true;
         Ok(())
+    }
+
+    /// Whether downstream looks at GstVideoMeta. Its memory is never used: frames have theirs.
+    fn takes_layouts(&self, caps: &gst::Caps) -> bool {
+        let mut query = gst::query::Allocation::new(Some(caps), false);
+        self.obj().src_pad().peer_query(&mut query)
+            && query
+                .find_allocation_meta::<gst_video::VideoMeta>()
+                .is_some()
+    }
+
+    /// Sends on events that came with a frame or between two.
+    fn push_events(&self, records: &Records) {
+        let line = Timeline::of(&*self.obj());
+        let timestamps = self.settings().timestamps;
+        let time = move |monotonic: Option<u64>, pts| match (timestamps, monotonic, line) {
+            (Timestamps::Sender, Some(monotonic), Some(line)) => line.running(monotonic),
+            _ => pts,
+        };
+        for event in events::from_records(records, time) {
+            gst::debug!(CAT, imp = self, "Sending on {event:?}");
+            self.obj().src_pad().push_event(event);
+        }
     }
 
     fn find_caps(&self, reader: &Reader) -> Result<gst::Caps, gst::ErrorMessage> {
@@ -457,27 +626,78 @@ impl ZeroBufferSrc {
 
     /// The frame as a buffer: its memory is the ring, and its room goes back to the writer when
     /// the memory's last reference goes.
-    fn buffer(&self, frame: Frame) -> gst::Buffer {
-        let (sequence, len) = (frame.sequence(), frame.len() as u64);
+    fn buffer(&self, frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
+        let (sequence, len) = (frame.sequence(), frame.len());
+        let (time, layout) = (frame.time(), frame.records().layout());
+        let (video, takes_layouts, discont) = {
+            let mut state = self.state();
+            let follows = state
+                .last
+                .is_none_or(|last| sequence == last.wrapping_add(1));
+            state.last = Some(sequence);
+            let discont = std::mem::take(&mut state.discont) || !follows;
+            (state.video.clone(), state.takes_layouts, discont)
+        };
         let mut buffer = gst::Buffer::from_slice(frame);
-        let mut state = self.state();
-        let follows = state
-            .last
-            .is_none_or(|last| sequence == last.wrapping_add(1));
-        let discont = std::mem::take(&mut state.discont) || !follows;
-        state.last = Some(sequence);
-        drop(state);
-        if let Some(buffer) = buffer.get_mut() {
-            buffer.set_offset(sequence);
-            buffer.set_offset_end(sequence.wrapping_add(1));
+        if let Some(writable) = buffer.get_mut() {
+            match time {
+                Some(time) => frame_info::apply_time(&time, self.times(&time), writable),
+                None => {
+                    writable.set_offset(sequence);
+                    writable.set_offset_end(sequence.wrapping_add(1));
+                }
+            }
             if discont {
-                buffer.set_flags(gst::BufferFlags::DISCONT);
+                writable.set_flags(gst::BufferFlags::DISCONT);
+            }
+        }
+        let mut copied = false;
+        if let Some(video) = video {
+            let fits = match (&layout, buffer.get_mut()) {
+                (Some(layout), Some(writable)) => {
+                    frame_info::apply_layout(layout, &video, len, writable)
+                }
+                _ => len >= video.size(),
+            };
+            if !fits {
+                return Err(self.fail(gst::error_msg!(
+                    gst::StreamError::Format,
+                    (
+                        "The writer sent a frame of {len} bytes, and its caps need {}: they do \
+                         not belong together",
+                        video.size()
+                    )
+                )));
+            }
+            if layout.is_some() && !takes_layouts {
+                buffer = frame_info::with_default_layout(&buffer, &video).map_err(|err| {
+                    self.fail(gst::error_msg!(
+                        gst::StreamError::Format,
+                        ("The planes of a frame are not where the writer says: {err}")
+                    ))
+                })?;
+                copied = true;
             }
         }
         Counters::add(&self.counters.frames, 1);
-        Counters::add(&self.counters.bytes, len);
-        Counters::add(&self.counters.in_place, 1);
-        buffer
+        Counters::add(&self.counters.bytes, len as u64);
+        let how = if copied {
+            &self.counters.copied
+        } else {
+            &self.counters.in_place
+        };
+        Counters::add(how, 1);
+        Ok(buffer)
+    }
+
+    /// How the times of a frame become ours.
+    fn times(&self, time: &FrameTime) -> Times {
+        match (self.settings().timestamps, time.monotonic) {
+            (Timestamps::Pts, _) => Times::Untouched,
+            (Timestamps::Sender, Some(monotonic)) => Timeline::of(&*self.obj())
+                .map_or(Times::None, |line| Times::At(line.running(monotonic))),
+            _ => Times::None,
+        }
     }
 
     fn stats(&self) -> gst::Structure {

@@ -18,6 +18,22 @@ pub(crate) enum OnWriterExit {
     Wait,
 }
 
+/// What the timestamps of outgoing buffers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSrcTimestamps")]
+pub(crate) enum Timestamps {
+    #[default]
+    #[enum_value(
+        name = "When the sender shows the frame, on this pipeline's clock",
+        nick = "sender"
+    )]
+    Sender,
+    #[enum_value(name = "The sender's PTS and DTS, untouched", nick = "pts")]
+    Pts,
+    #[enum_value(name = "When the frame arrives", nick = "arrival")]
+    Arrival,
+}
+
 glib::wrapper! {
     pub struct ZeroBufferSrc(ObjectSubclass<imp::ZeroBufferSrc>)
         @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;

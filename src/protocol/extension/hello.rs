@@ -1,4 +1,4 @@
-//! What our own ends tell each other beyond v1, in room that v1 leaves unused.
+//! Words that our own ends leave for each other in room that v1 does not use.
 //!
 //! v1 uses only the front of the metadata block. A reader of ours puts a *hello* into the last 64
 //! bytes of the block before it publishes the buffer; v1 writers never look there, and where one
@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::layout::{METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
-use super::ring::Tails;
+use crate::protocol::layout::{METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
+use crate::protocol::ring::Tails;
 use crate::sys::shm::Segment;
 
 /// Bytes of the hello.
@@ -21,13 +21,20 @@ pub const HOLDS_LOCK: u64 = 1 << 1;
 /// Second word, bit 2: the reader follows headers that skip: size 0, and as sequence number the
 /// bytes from the header on that hold nothing.
 pub const FOLLOWS_SKIPS: u64 = 1 << 2;
+/// Second word, bit 3: the reader understands blocks of records, in front of a frame or alone.
+pub const READS_RECORDS: u64 = 1 << 3;
+/// Second word, bit 4: the reader makes the buffer anew when it is asked for another size.
+pub const RESIZES: u64 = 1 << 4;
 
-mod hello {
+/// Where its words are.
+mod field {
     pub const MAGIC: u64 = 0x00;
     pub const ABILITIES: u64 = 0x08;
     pub const ATTACHMENTS: u64 = 0x10;
     pub const WRITER: u64 = 0x18;
     pub const WANTED: u64 = 0x20;
+    pub const REPLACED: u64 = 0x28;
+    pub const ENDED: u64 = 0x30;
 }
 
 /// Byte of the segment's file that the reader locks.
@@ -54,6 +61,16 @@ impl Abilities {
         self.0 & FOLLOWS_SKIPS != 0
     }
 
+    /// Whether it understands records. They are also skips to it.
+    pub fn reads_records(self) -> bool {
+        self.follows_skips() && self.0 & READS_RECORDS != 0
+    }
+
+    /// Whether it makes the buffer anew when it is asked to.
+    pub fn resizes(self) -> bool {
+        self.reads_records() && self.0 & RESIZES != 0
+    }
+
     /// Whether a free lock byte means that it is dead.
     pub fn holds_lock(self) -> bool {
         self.0 & HOLDS_LOCK != 0
@@ -70,38 +87,45 @@ fn word<'a>(segment: &'a Segment, sizes: &Sizes, field: u64) -> Option<&'a Atomi
     Some(segment.word(at))
 }
 
-/// Reader, before the buffer is published: says what we can do.
-pub fn greet(segment: &Segment, sizes: &Sizes) {
+/// Reader, before the buffer is published: says what we can do, and whether the buffer will be made
+/// anew when the writer asks for another size.
+pub fn greet(segment: &Segment, sizes: &Sizes, resizes: bool) {
+    let resizes = if resizes { RESIZES } else { 0 };
     // Relaxed: the store that publishes the OIEB comes after and is a Release.
-    if let Some(word) = word(segment, sizes, hello::ABILITIES) {
+    if let Some(word) = word(segment, sizes, field::ABILITIES) {
         word.store(
-            FOLLOWS_TAILS | HOLDS_LOCK | FOLLOWS_SKIPS,
+            FOLLOWS_TAILS | HOLDS_LOCK | FOLLOWS_SKIPS | READS_RECORDS | resizes,
             Ordering::Relaxed,
         );
     }
-    if let Some(word) = word(segment, sizes, hello::MAGIC) {
+    if let Some(word) = word(segment, sizes, field::MAGIC) {
         word.store(HELLO_MAGIC, Ordering::Relaxed);
     }
 }
 
-/// What the reader said; nothing if it did not, or if metadata lies over it.
-pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
+/// Whether there is a hello, and no metadata over it.
+fn is_there(segment: &Segment, sizes: &Sizes) -> bool {
     let free_of_metadata = Oieb::of(segment).is_some_and(|oieb| {
         let written = oieb.get(offset::METADATA_WRITTEN_BYTES);
         written
             .checked_add(HELLO_SIZE)
             .is_some_and(|end| end <= sizes.metadata.max(METADATA_PREFIX_SIZE))
     });
-    let get = |field| word(segment, sizes, field).map(|word| word.load(Ordering::Relaxed));
-    match (get(hello::MAGIC), get(hello::ABILITIES)) {
-        (Some(HELLO_MAGIC), Some(abilities)) if free_of_metadata => Abilities(abilities),
+    let magic = word(segment, sizes, field::MAGIC);
+    free_of_metadata && magic.is_some_and(|word| word.load(Ordering::Relaxed) == HELLO_MAGIC)
+}
+
+/// What the reader said; nothing if it did not, or if metadata lies over it.
+pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
+    match word(segment, sizes, field::ABILITIES) {
+        Some(word) if is_there(segment, sizes) => Abilities(word.load(Ordering::Relaxed)),
         _ => Abilities::default(),
     }
 }
 
 /// Writer, when it has attached to a reader that said hello: leaves a trace of having come.
 pub fn count_attachment(segment: &Segment, sizes: &Sizes) {
-    if let Some(word) = word(segment, sizes, hello::ATTACHMENTS) {
+    if let Some(word) = word(segment, sizes, field::ATTACHMENTS) {
         // Release, with the Acquire in `attachments`; the frames that follow are ordered by the
         // semaphore anyway.
         word.fetch_add(1, Ordering::Release);
@@ -111,7 +135,7 @@ pub fn count_attachment(segment: &Segment, sizes: &Sizes) {
 /// Writer, with its lock, before it puts its pid into the OIEB; and 0 before it takes that out:
 /// says that the pid is that of a writer that holds the lock while it lives.
 pub fn note_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
-    if let Some(word) = word(segment, sizes, hello::WRITER) {
+    if let Some(word) = word(segment, sizes, field::WRITER) {
         // Relaxed: the change of the pid in the OIEB comes after and is a Release.
         word.store(pid, Ordering::Relaxed);
     }
@@ -120,25 +144,51 @@ pub fn note_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
 /// Whether the writer of this pid holds the lock while it lives.
 pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
     pid != 0
-        && word(segment, sizes, hello::WRITER)
+        && word(segment, sizes, field::WRITER)
             .is_some_and(|word| word.load(Ordering::Relaxed) == pid)
 }
 
-/// Writer: how many bytes it waits for, header included; 0 when it does not wait any more.
+/// Writer: how many bytes have to be free for what it waits with; 0 when it does not wait any more.
 pub fn want(segment: &Segment, sizes: &Sizes, bytes: u64) {
-    if let Some(word) = word(segment, sizes, hello::WANTED) {
+    // Our own metadata may lie there since we attached.
+    if let Some(word) = word(segment, sizes, field::WANTED)
+        && is_there(segment, sizes)
+    {
         // Relaxed: the reader only makes room by it, and looks again.
         word.store(bytes, Ordering::Relaxed);
     }
 }
 
-/// Reader: how many bytes a writer of ours waits for.
+/// The word that says that the reader has made the buffer anew, for `handoff::retire`. `None` where
+/// there is no hello (any more).
+pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64> {
+    word(segment, sizes, field::REPLACED).filter(|_| is_there(segment, sizes))
+}
+
+/// Reader: how many bytes have to be free before a writer of ours can go on.
 pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
-    word(segment, sizes, hello::WANTED).map_or(0, |word| word.load(Ordering::Relaxed))
+    word(segment, sizes, field::WANTED).map_or(0, |word| word.load(Ordering::Relaxed))
+}
+
+/// Writer: whether its stream is over, when it has attached and before it closes. One that leaves for
+/// the buffer that was made anew goes on there.
+pub fn note_end(segment: &Segment, sizes: &Sizes, ended: bool) {
+    // Our own metadata may lie there since we attached.
+    if let Some(word) = word(segment, sizes, field::ENDED)
+        && is_there(segment, sizes)
+    {
+        // Relaxed: the change of the pid in the OIEB comes after and is a Release.
+        word.store(u64::from(ended), Ordering::Relaxed);
+    }
+}
+
+/// Reader, when the writer has closed: whether its stream is over.
+pub fn is_ended(segment: &Segment, sizes: &Sizes) -> bool {
+    word(segment, sizes, field::ENDED).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
 }
 
 /// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there
 /// too, which says the same.
 pub fn attachments(segment: &Segment, sizes: &Sizes) -> u64 {
-    word(segment, sizes, hello::ATTACHMENTS).map_or(0, |word| word.load(Ordering::Acquire))
+    word(segment, sizes, field::ATTACHMENTS).map_or(0, |word| word.load(Ordering::Acquire))
 }

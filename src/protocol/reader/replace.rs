@@ -1,0 +1,50 @@
+//! A buffer made anew, with other sizes, under the same name.
+
+use std::sync::atomic::Ordering;
+
+use super::{BufferConfig, Error, Reader, Result};
+use crate::protocol::buffer;
+use crate::protocol::extension;
+
+impl Reader {
+    /// Makes the buffer anew, with other sizes, under the same name: nobody else can take the name
+    /// meanwhile. The writer learns of it ([`Error::ReaderReplaced`]), and attaches to the new one.
+    ///
+    /// Of this Reader remains what has been written: frames that are held stay valid, and those
+    /// that the writer published before it learned of the change can still be read, until
+    /// [`Error::WriterClosed`] (or [`Error::WriterDead`]) says that there are no more. Who wants
+    /// none of them drops it.
+    ///
+    /// There is room in `/dev/shm` for both as long as frames of the old one are held or the writer
+    /// is attached to it.
+    ///
+    /// # Errors
+    /// As [`Reader::create`]; then everything is as it was. [`Error::Closed`], also if it was
+    /// replaced before.
+    pub fn replace(&self, config: &BufferConfig) -> Result<Reader> {
+        let shared = &self.shared;
+        let sizes = config.sizes()?;
+        let mut owned = shared.owned();
+        let Some(old) = owned.as_mut() else {
+            return Err(Error::Closed {
+                name: self.name().into(),
+            });
+        };
+        let mut created = buffer::replace(old, &shared.sizes, sizes, config)?;
+        created.lock_problem = shared.lock_problem.clone();
+        // Release, with the Acquire in `writer_state` and `close_if_unused`.
+        shared.replaced.store(true, Ordering::Release);
+        drop(owned.take());
+        drop(owned);
+        let reader = Self::new(shared.names.clone(), sizes, created);
+        reader.set_evacuation(shared.evacuates.load(Ordering::Relaxed));
+        Ok(reader)
+    }
+
+    /// When the writer has closed: whether that was the end of its stream. One that leaves a buffer
+    /// that was [replaced](Reader::replace) goes on in the new one. False for a writer of another
+    /// implementation, which does not tell.
+    pub fn is_stream_ended(&self) -> bool {
+        extension::is_ended(&self.shared.segment, &self.shared.sizes)
+    }
+}

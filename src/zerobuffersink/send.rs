@@ -1,0 +1,418 @@
+//! How the sink gets a buffer to the reader: finding it, telling it the caps, asking for a ring of
+//! the right size, publishing in place or copying.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gstreamer as gst;
+use gstreamer_base as gst_base;
+use gstreamer_video as gst_video;
+
+use super::OnFull;
+use super::imp::{CAT, Policy, ZeroBufferSink};
+use crate::element::{self, Connection, Counters};
+use crate::events;
+use crate::frame_info;
+use crate::memory;
+use crate::protocol::{Error, Records, Reservation, Wait, Writer, ring_size};
+use crate::stream_info;
+use crate::timing::Timeline;
+
+/// How long a reader may take to make a ring of another size; then the one there is has to do.
+const RESIZE_PATIENCE: Duration = Duration::from_millis(500);
+const RESIZE_INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes of events that wait for a frame; later ones are lost.
+const MOST_PENDING: usize = 64 << 10;
+
+/// Why a frame was not sent.
+pub enum Stop {
+    Protocol(Error),
+    Element(gst::ErrorMessage),
+}
+
+impl Stop {
+    pub fn message(&self) -> gst::ErrorMessage {
+        match self {
+            Stop::Protocol(err) => element::message(err),
+            Stop::Element(message) => message.clone(),
+        }
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(err: Error) -> Self {
+        Stop::Protocol(err)
+    }
+}
+
+impl ZeroBufferSink {
+    /// Sends a buffer as a frame; false if the properties say to drop it.
+    pub(super) fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
+        let policy = self.settings().policy;
+        self.link.rendering(policy.on_full == OnFull::Block);
+        let Some(writer) = self.connect(policy)? else {
+            return Ok(false);
+        };
+        writer.look_at_reader()?;
+        let video = self.state().video.clone();
+        let video = video.as_deref();
+        let len = length(buffer, video)?;
+        if !suits(&writer, len, policy.frames) && self.fit_ring(len)? {
+            return self.send(buffer);
+        }
+        let mut records = Records::new();
+        let carries = writer.carries_records();
+        if carries {
+            self.describe(buffer, video, &mut records);
+        }
+        if carries && self.send_in_place(buffer, video, &records, &writer) {
+            self.sent(len, &self.counters.in_place);
+            return Ok(true);
+        }
+        let wait = match policy.on_full {
+            OnFull::Block => policy.wait(&self.pausing.interrupt),
+            OnFull::Drop => Wait::no(),
+        };
+        let other_layout = video.filter(|video| frame_info::other_layout(buffer, video).is_some());
+        let repacks = other_layout.filter(|_| !carries);
+        let len = match repacks {
+            Some(video) => video.size() as u64,
+            None => len,
+        };
+        let place = match writer.reserve_with(len, &records, wait) {
+            Err(Error::BufferFull { .. }) if policy.on_full == OnFull::Drop => return Ok(false),
+            other => other?,
+        };
+        let place = match repacks {
+            Some(video) => repack(buffer, video, place).map_err(|err| {
+                Stop::Element(gst::error_msg!(
+                    gst::StreamError::Format,
+                    ("A frame does not have the layout that its GstVideoMeta tells: {err}")
+                ))
+            })?,
+            None => copy(buffer, place)?,
+        };
+        place.commit()?;
+        self.sent(len, &self.counters.copied);
+        Ok(true)
+    }
+
+    /// A frame with these records has gone out.
+    fn sent(&self, len: u64, how: &std::sync::atomic::AtomicU64) {
+        Counters::add(how, 1);
+        Counters::add(&self.counters.bytes, len);
+        let state = &mut *self.state();
+        state.pending.clear();
+        if state.told != state.caps {
+            state.told = state.caps.clone();
+        }
+    }
+
+    /// What a reader of ours is told about a buffer.
+    fn describe(
+        &self,
+        buffer: &gst::BufferRef,
+        video: Option<&gst_video::VideoInfo>,
+        records: &mut Records,
+    ) {
+        let monotonic = (buffer.pts().or(buffer.dts())).and_then(|time| self.monotonic(time));
+        records.push_time(&frame_info::to_time(buffer, monotonic));
+        if let Some(layout) = video.and_then(|video| frame_info::other_layout(buffer, video)) {
+            records.push_layout(&layout);
+        }
+        let state = self.state();
+        if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
+            records.push_caps(&caps.to_string());
+        }
+        for record in state.pending.iter() {
+            records.push(record.kind, record.value);
+        }
+    }
+
+    /// When a time of this stream is due, by CLOCK_MONOTONIC.
+    fn monotonic(&self, time: gst::ClockTime) -> Option<u64> {
+        let sink = self.obj();
+        let segment = sink.segment();
+        let segment = segment.downcast_ref::<gst::ClockTime>()?;
+        let running = segment.to_running_time_full(time)?;
+        Timeline::of(&*sink)?.monotonic(running + sink.latency().into_positive())
+    }
+
+    /// Publishes a buffer that upstream has rendered straight into the ring. False if it is no such
+    /// buffer and has to be copied.
+    fn send_in_place(
+        &self,
+        buffer: &gst::BufferRef,
+        video: Option<&gst_video::VideoInfo>,
+        records: &Records,
+        writer: &Writer,
+    ) -> bool {
+        // Only readers of ours are rendered for, and they are told any layout.
+        if buffer.n_memory() != 1 || video.is_none() {
+            return false;
+        }
+        match memory::publish(buffer.peek_memory(0), records, writer) {
+            Some(Ok(_)) => true,
+            Some(Err(err)) => {
+                gst::debug!(CAT, imp = self, "Copying: {err}");
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The writer, attached if need be; `None` if there is no reader and no wait for one.
+    pub(super) fn connect(&self, policy: Policy) -> Result<Option<Arc<Writer>>, Stop> {
+        let writer = self.link.get();
+        let caps = {
+            let state = self.state();
+            if state.announced && writer.is_some() {
+                return Ok(writer);
+            }
+            state.caps.clone()
+        };
+        let caps = caps.as_deref();
+        if let Some(writer) = writer {
+            if self.announce(&writer, caps)? {
+                self.announced();
+                return Ok(Some(writer));
+            }
+            self.disconnect("it has the metadata of another stream");
+        }
+        let name = self.settings().buffer_name.clone().unwrap_or_default();
+        let waiting = if policy.wait_for_connection {
+            gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
+            policy.wait(&self.pausing.interrupt)
+        } else {
+            Wait::no()
+        };
+        let attach = Writer::attach_wait_if(&name, waiting, |writer| self.announce(writer, caps));
+        let writer = match attach {
+            Ok(writer) => self.attached(writer),
+            Err(err) if !is_missing(&err) => return Err(err.into()),
+            Err(_) if !policy.wait_for_connection => return Ok(None),
+            Err(err) => {
+                return Err(Stop::Element(gst::error_msg!(
+                    gst::ResourceError::NotFound,
+                    (
+                        "No reader came within the timeout of {}: {err}",
+                        policy.timeout
+                    )
+                )));
+            }
+        };
+        self.announced();
+        Ok(Some(writer))
+    }
+
+    pub(super) fn attached(&self, writer: Writer) -> Arc<Writer> {
+        let writer = Arc::new(writer);
+        gst::info!(
+            CAT,
+            imp = self,
+            "Attached to {}, a ring of {} bytes, reader's pid {}",
+            writer.name(),
+            writer.payload_size(),
+            writer.reader_pid()
+        );
+        self.link.replace(Some(writer.clone()));
+        writer
+    }
+
+    /// The reader knows the caps; it also needs the events that are still true.
+    fn announced(&self) {
+        let mut pending = Records::new();
+        self.obj().sink_pad().sticky_events_foreach(|event| {
+            events::to_record(event, |_| None, &mut pending);
+            std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
+        });
+        let mut state = self.state();
+        state.announced = true;
+        state.told = state.caps.clone();
+        state.pending = pending;
+    }
+
+    /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
+    /// before us: then only the reader's next buffer will do.
+    fn announce(&self, writer: &Writer, caps: Option<&gst::CapsRef>) -> Result<bool, Error> {
+        let Some(caps) = caps else { return Ok(true) };
+        if let Some(there) = writer.metadata() {
+            let same = stream_info::to_caps(&there).is_ok_and(|there| *there == *caps);
+            if !same {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "The buffer has the metadata of another stream; waiting for a new one"
+                );
+            }
+            return Ok(same);
+        }
+        writer.set_metadata(&stream_info::to_metadata(caps, &self.obj().name()))?;
+        Ok(true)
+    }
+
+    /// Asks a reader that makes rings to measure for one that suits frames of `len` bytes, and
+    /// changes to it. True if the writer is another one now.
+    pub(super) fn fit_ring(&self, len: u64) -> Result<bool, Error> {
+        let Some(writer) = self.link.get() else {
+            return Ok(false);
+        };
+        let (frames, fixed) = (self.settings().policy.frames, self.state().video.is_some());
+        if suits(&writer, len, frames) {
+            return Ok(false);
+        }
+        let wanted = wanted_size(len, frames, fixed);
+        if std::mem::replace(&mut self.state().asked, wanted) == wanted {
+            // It knows, and has made what it could.
+            return Ok(false);
+        }
+        let now = Wait::no().interrupted_by(&self.pausing.interrupt);
+        match writer.request_size(wanted, now) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(Error::BufferFull { .. }) => {
+                // The next frame asks again.
+                self.state().asked = 0;
+                return Ok(false);
+            }
+            Err(err) => return Err(err),
+        }
+        gst::debug!(CAT, imp = self, "Asked for a ring of {wanted} bytes");
+        let began = Instant::now();
+        while began.elapsed() < RESIZE_PATIENCE && !self.pausing.interrupt.is_set() {
+            match writer.look_at_reader() {
+                Err(Error::ReaderReplaced { .. }) => {
+                    let asked = self.state().asked;
+                    self.disconnect("the ring was made anew");
+                    self.state().asked = asked;
+                    let wait = Wait::from(RESIZE_PATIENCE).interrupted_by(&self.pausing.interrupt);
+                    self.attached(Writer::attach_wait(writer.name(), wait)?);
+                    return Ok(true);
+                }
+                other => other?,
+            }
+            self.pausing.interrupt.sleep(RESIZE_INTERVAL);
+        }
+        gst::debug!(CAT, imp = self, "The ring stays as it is");
+        Ok(false)
+    }
+
+    /// An event has gone through the sink: tells the reader, if it is one that travels.
+    pub(super) fn forward(&self, event: &gst::EventRef) {
+        let Some(writer) = self.link.get().filter(|writer| writer.carries_records()) else {
+            return;
+        };
+        if event.type_() == gst::EventType::FlushStop {
+            self.state().pending.clear();
+            return;
+        }
+        let state = &mut *self.state();
+        if !state.announced {
+            // What is sticky is told with the caps.
+            return;
+        }
+        let mut records = std::mem::take(&mut state.pending);
+        if !events::to_record(event, |time| self.monotonic(time), &mut records) {
+            state.pending = records;
+            return;
+        }
+        // Not in front of a caps change that waits for its frame, and never waiting here.
+        let sent = state.told == state.caps
+            && writer
+                .write_message(&records, Wait::no())
+                .is_ok_and(|sent| sent);
+        if !sent && records.as_bytes().len() <= MOST_PENDING {
+            state.pending = records;
+        }
+    }
+
+    pub(super) fn disconnect(&self, why: &str) {
+        let state = &mut *self.state();
+        state.announced = false;
+        state.asked = 0;
+        if let Some(writer) = self.link.replace(None) {
+            gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
+            writer.close();
+            self.counters.end(connection(&writer));
+        }
+    }
+}
+
+pub fn connection(writer: &Writer) -> Connection {
+    Connection {
+        waits: writer.waits(),
+        moved: 0,
+        ring_used: writer.used_bytes(),
+        ring_size: writer.payload_size(),
+        peer_pid: writer.reader_pid(),
+    }
+}
+
+/// Bytes of the frame that a buffer becomes.
+fn length(buffer: &gst::BufferRef, video: Option<&gst_video::VideoInfo>) -> Result<u64, Stop> {
+    let len = match video {
+        Some(video) if frame_info::other_layout(buffer, video).is_some() => buffer.size(),
+        // Without the padding that some allocators leave behind the last row.
+        Some(video) if buffer.size() >= video.size() => video.size(),
+        Some(video) => {
+            return Err(Stop::Element(gst::error_msg!(
+                gst::StreamError::Format,
+                (
+                    "A frame of {} bytes does not match its caps, which need {}",
+                    buffer.size(),
+                    video.size()
+                )
+            )));
+        }
+        None => buffer.size(),
+    };
+    Ok(len as u64)
+}
+
+/// The ring to ask for; frames of all sizes get some room to grow.
+fn wanted_size(len: u64, frames: u32, fixed: bool) -> u64 {
+    let len = if fixed { len } else { len.saturating_mul(2) };
+    ring_size(len, frames.into())
+}
+
+/// Whether the ring suits frames of `len` bytes, or nothing can be done about it.
+fn suits(writer: &Writer, len: u64, frames: u32) -> bool {
+    writer.payload_size() >= ring_size(len, frames.into()) || !writer.can_request_size()
+}
+
+/// Whether there is no reader that this stream could go to.
+fn is_missing(err: &Error) -> bool {
+    err.is_no_reader() || matches!(err, Error::MetadataAlreadyWritten { .. })
+}
+
+/// Copies the bytes as they are, from all memories of the buffer.
+fn copy(buffer: &gst::BufferRef, mut place: Reservation) -> Result<Reservation, Stop> {
+    buffer.copy_to_slice(0, &mut place).map_err(|copied| {
+        Stop::Element(gst::error_msg!(
+            gst::ResourceError::Read,
+            ("The memory of a frame could not be read behind byte {copied}")
+        ))
+    })?;
+    Ok(place)
+}
+
+/// Copies the picture with its rows and planes where the caps' default layout has them, so that a
+/// reader in any language finds them.
+fn repack(
+    buffer: &gst::BufferRef,
+    video: &gst_video::VideoInfo,
+    place: Reservation,
+) -> Result<Reservation, glib::BoolError> {
+    let from = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video)?;
+    let into = gst::Buffer::from_mut_slice(place);
+    let mut into = gst_video::VideoFrame::from_buffer_writable(into, video)
+        .map_err(|_| glib::bool_error!("no room to copy to"))?;
+    from.copy(&mut into.as_mut_video_frame_ref())?;
+    into.into_buffer()
+        .try_into_inner::<Reservation>()
+        .map_err(|(_, err)| glib::bool_error!("{err}"))
+}
