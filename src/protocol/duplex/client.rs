@@ -78,9 +78,13 @@ impl DuplexClientConfig {
 /// client. Dropping it closes the channel at this end; answers that are held stay valid.
 ///
 /// # Which answer belongs to which request
-/// The n-th answer is taken for that of the n-th request, since nothing else ties them. A server
-/// that skips a request, or answers one twice, would move all answers behind it. So the client
-/// counts along:
+/// A server of ours names the request with each answer (in a record, see [`Records`](crate::Records)).
+/// One without an answer is [`Error::OutOfStep`] all the same, which then names just those that will
+/// get none; the answer behind it is received next.
+///
+/// With servers of other implementations nothing ties the two: the n-th answer is taken for that of
+/// the n-th request. A server that skips a request, or answers one twice, would move all answers
+/// behind it. So the client counts along:
 ///
 /// * A request that the server has given back without an answer will not get one (unless
 ///   [`DuplexClientConfig::answers_after_release`] is set).
@@ -141,6 +145,8 @@ struct Connection {
     ended: bool,
     /// What was last said to be in doubt.
     told: Option<Doubt>,
+    /// The server names the request that it answers.
+    named: bool,
 }
 
 impl DuplexClient {
@@ -435,6 +441,7 @@ impl Shared {
             over: None,
             ended: false,
             told: None,
+            named: false,
         });
         Ok(())
     }
@@ -471,13 +478,12 @@ impl Shared {
         let mut state = self.state();
         // Nobody else reads, so nobody is in the way of a look for surplus answers.
         let alone = !state.reading;
-        let holds = !self.config.answers_after_release;
         let connection = self.sending(&mut state)?;
         if !reservation.is_pending_for(&connection.writer) {
             return Err(self.closed());
         }
         if connection.step.pending() == 0 {
-            connection.look_for_surplus(alone, holds)?;
+            connection.look_for_surplus(alone, &self.config)?;
         }
         let connection = self.sending(&mut state)?;
         let len = reservation.len() as u64;
@@ -555,17 +561,25 @@ impl Shared {
             let (Some(frame), Some(connection)) = (found?, now) else {
                 continue;
             };
-            let Some(answered) = connection.take(frame.sequence(), &self.config) else {
-                continue;
+            let (without, answered) = match connection.take(&frame, &self.config) {
+                Taken::Answer(answered) => (None, answered),
+                Taken::AnswerBehind(without, answered) => (Some(without), answered),
+                Taken::Nobodys => continue,
             };
             let response = Response {
                 frame,
                 request: answered,
             };
-            if request.is_none_or(|n| n == answered) {
-                return Ok(response);
+            match (request, without) {
+                (None, None) => return Ok(response),
+                (Some(wanted), _) if wanted == answered => return Ok(response),
+                // It is received next.
+                (None, Some(without)) => {
+                    state.aside.push_back(response);
+                    return Err(self.out_of_step(without));
+                }
+                _ => state.aside.push_back(response),
             }
-            state.aside.push_back(response);
         }
     }
 
@@ -593,7 +607,11 @@ impl Shared {
         };
         if owing || lost {
             match reader.read_frame(Wait::no()) {
-                Err(err) if nothing(&err) => self.lose()?,
+                Err(err) if nothing(&err) => {
+                    if let Some(frame) = self.lose()? {
+                        return Ok(Some(frame));
+                    }
+                }
                 found => return found.map(Some),
             }
         }
@@ -617,19 +635,17 @@ impl Shared {
 
     /// The server owes an answer that will not come, or gave one too many. From here on what comes
     /// is nobody's and nothing is sent, until it has done with all requests; then this is said.
-    fn lose(&self) -> Result<()> {
+    fn lose(&self) -> Result<Option<Frame>> {
         let mut state = self.state();
         let connection = self.connection(&mut state)?;
-        connection.lost = true;
+        // Answers that name their requests are not lost with others.
+        connection.lost = !connection.named;
         if connection.used() > 0 {
-            return Ok(());
+            return Ok(None);
         }
         // What was answered before the last one was given back.
         match connection.reader.read_frame(Wait::no()) {
-            Ok(frame) => {
-                connection.step.discard(frame.sequence());
-                return Ok(());
-            }
+            Ok(frame) => return Ok(Some(frame)),
             Err(Error::Timeout { .. }) => {}
             Err(err) => return Err(err),
         }
@@ -667,6 +683,15 @@ fn keep(reader: &Reader) -> bool {
     false
 }
 
+/// What an answer is.
+enum Taken {
+    /// That to this request.
+    Answer(u64),
+    /// The same, and those that it passed over will get none.
+    AnswerBehind(Doubt, u64),
+    Nobodys,
+}
+
 impl Connection {
     /// Bytes of the requests that the server has not given back. What it answered before it gave a
     /// request back is to be read after this.
@@ -677,32 +702,47 @@ impl Connection {
         used
     }
 
-    /// The request to which the answer with this number belongs; `None` if it is nobody's.
-    fn take(&mut self, sequence: u64, config: &DuplexClientConfig) -> Option<u64> {
-        if self.lost {
+    /// To which request an answer belongs.
+    fn take(&mut self, frame: &Frame, config: &DuplexClientConfig) -> Taken {
+        let sequence = frame.sequence();
+        if let Some(request) = frame.records().answer() {
+            self.named = true;
+            self.lost = false;
+            match self.step.answer_to(sequence, request) {
+                Ok(None) => return Taken::Answer(request),
+                Ok(Some(without)) => {
+                    self.told = Some(without);
+                    return Taken::AnswerBehind(without, request);
+                }
+                // The answer to this one was there, or was given up: no other can be meant.
+                Err(Odd::Surplus) => return Taken::Nobodys,
+                Err(Odd::Stranger) => {}
+            }
+        } else if self.lost {
             self.step.discard(sequence);
-            return None;
+            return Taken::Nobodys;
+        } else {
+            match self.step.answer(sequence) {
+                Ok(request) => return Taken::Answer(request),
+                Err(Odd::Surplus) if !config.answers_after_release => {
+                    self.lost = true;
+                    return Taken::Nobodys;
+                }
+                Err(_) => {}
+            }
         }
-        match self.step.answer(sequence) {
-            Ok(request) => return Some(request),
-            Err(Odd::Surplus) if !config.answers_after_release => self.lost = true,
-            Err(_) => self.over = Some(self.step.doubt()),
-        }
-        None
+        self.over = Some(self.step.doubt());
+        Taken::Nobodys
     }
 
     /// Before a request when none is under way: an answer that is there is one too many.
-    fn look_for_surplus(&mut self, alone: bool, holds: bool) -> Result<()> {
+    fn look_for_surplus(&mut self, alone: bool, config: &DuplexClientConfig) -> Result<()> {
         let used = self.used();
         // Nothing unread, and nothing held either.
         let mut empty = self.reader.used_bytes() == 0;
         if !empty && alone {
             match self.reader.read_frame(Wait::no()) {
-                Ok(frame) if holds => {
-                    self.lost = true;
-                    self.step.discard(frame.sequence());
-                }
-                Ok(_) => self.over = Some(self.step.doubt()),
+                Ok(frame) => drop(self.take(&frame, config)),
                 Err(Error::Timeout { .. }) => empty = true,
                 Err(err) => return Err(err),
             }

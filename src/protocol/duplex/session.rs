@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::protocol::error::{Error, Result};
+use crate::protocol::extension::records::Records;
 use crate::protocol::reader::Frame;
 use crate::protocol::ring;
 use crate::protocol::wait::{Interrupt, SLICE, Wait};
@@ -31,6 +32,8 @@ pub struct Session {
     pub stop: Interrupt,
     /// It takes no more answers.
     gone: AtomicBool,
+    /// The records of the answer that is due, with the memory of those before.
+    due: Mutex<Records>,
     turn: Mutex<Turn>,
     /// Told when that changes.
     turned: Condvar,
@@ -54,6 +57,7 @@ impl Session {
             writer,
             stop: stop.clone(),
             gone: AtomicBool::new(false),
+            due: Mutex::default(),
             turn: Mutex::new(Turn {
                 next: 1,
                 crowded: false,
@@ -94,10 +98,14 @@ impl Session {
         Wait::forever().interrupted_by(&self.stop)
     }
 
-    /// Room in the ring for the answer that is due.
-    fn room(&self, len: u64) -> Result<Reservation> {
+    /// Room in the ring for the answer that is due, which says to what.
+    fn room(&self, len: u64, request: u64) -> Result<Reservation> {
+        // Only who is due is here.
+        let mut records = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        records.clear();
+        records.push_answer(request);
         let short = Wait::from(SLICE).interrupted_by(&self.stop);
-        match self.writer.reserve(len, short) {
+        match self.writer.reserve_with(len, &records, short) {
             Err(Error::BufferFull { .. }) => {}
             other => return other,
         }
@@ -106,7 +114,7 @@ impl Session {
             self.turned.notify_all();
         };
         crowd(true);
-        let place = self.writer.reserve(len, self.wait());
+        let place = self.writer.reserve_with(len, &records, self.wait());
         crowd(false);
         place
     }
@@ -172,9 +180,10 @@ impl Session {
     }
 
     fn publish(&self, answer: Answer) -> Result<()> {
+        let request = answer.request;
         let copy = |bytes: &[u8]| {
             self.copied.fetch_add(1, Ordering::Relaxed);
-            let mut place = self.room(bytes.len() as u64)?;
+            let mut place = self.room(bytes.len() as u64, request)?;
             place.copy_from_slice(bytes);
             place.commit()
         };
@@ -219,9 +228,13 @@ impl Reply<'_> {
             (turn.next == request, turn.crowded)
         };
         let place = match due {
-            true => Some(session.room(len)?),
+            true => Some(session.room(len, request)?),
             false if crowded => None,
-            false => writer.reserve_ahead(len),
+            false => writer.reserve_ahead(len).and_then(|mut place| {
+                let mut records = Records::new();
+                records.push_answer(request);
+                place.set_records(&records).ok().map(|()| place)
+            }),
         };
         if let Some(place) = place {
             let place = Place::Ring(place);

@@ -97,6 +97,30 @@ impl Step {
         Ok(request)
     }
 
+    /// An answer came with this number that names its request, which is beyond doubt; returns the
+    /// requests before it that have none and, the server being in order, will get none.
+    ///
+    /// # Errors
+    /// When that request waits for no answer.
+    pub fn answer_to(&mut self, sequence: u64, request: u64) -> Result<Option<Doubt>, Odd> {
+        if sequence != self.answers + 1 {
+            return Err(Odd::Stranger);
+        }
+        self.answers = sequence;
+        if !self.is_pending(request) {
+            return Err(Odd::Surplus);
+        }
+        let first = self.first_pending();
+        let done = (request - first) as usize + 1;
+        self.bytes -= self.pending.drain(..done).sum::<u64>();
+        self.certain = (request, self.answers);
+        Ok((first < request).then_some(Doubt {
+            first,
+            last: request - 1,
+            answers: 0,
+        }))
+    }
+
     /// An answer came that is thrown away.
     pub fn discard(&mut self, sequence: u64) {
         self.answers = sequence;
@@ -236,6 +260,28 @@ mod tests {
         assert_eq!(step.answer(6), Ok(6));
         assert_eq!(step.look(10, false), Owed::Nothing);
         assert_eq!((step.doubt().first, step.doubt().last), (5, 7));
+    }
+
+    #[test]
+    fn an_answer_that_names_its_request_leaves_no_doubt() {
+        let mut step = Step::default();
+        for _ in 0..5 {
+            step.send(10);
+        }
+        assert_eq!(step.answer_to(1, 1), Ok(None));
+        let skipped = Doubt {
+            first: 2,
+            last: 3,
+            answers: 0,
+        };
+        assert_eq!(step.answer_to(2, 4), Ok(Some(skipped)));
+        assert_eq!(step.answer_to(3, 4), Err(Odd::Surplus));
+        assert_eq!(step.answer_to(4, 6), Err(Odd::Surplus));
+        assert_eq!(step.answer_to(4, 5), Err(Odd::Stranger));
+        assert_eq!((step.doubt().first, step.doubt().last), (5, 5));
+        assert_eq!((step.pending(), step.look(10, false)), (1, Owed::Nothing));
+        assert_eq!(step.answer_to(5, 5), Ok(None));
+        assert_eq!((step.pending(), step.look(0, false)), (0, Owed::Nothing));
     }
 
     #[test]
