@@ -3,10 +3,9 @@
 //! Those that belong to a pipeline (STREAM_START, CAPS, SEGMENT, EOS, flushes) are made anew at the
 //! other end; see `docs/protocol.md`, "Records of the elements".
 
-use std::str::FromStr;
-
 use gstreamer as gst;
 
+use crate::peer_text;
 use crate::protocol::{FIRST_USER_KIND, Records};
 
 /// Kinds of records.
@@ -14,13 +13,13 @@ mod kind {
     use super::FIRST_USER_KIND;
 
     /// u64 CLOCK_MONOTONIC of its beginning, u64 PTS, u64 duration; 2⁶⁴−1: none.
-    pub const GAP: u16 = FIRST_USER_KIND + 16;
+    pub const GAP: u16 = FIRST_USER_KIND + 32;
     /// Text: a tag list as `gst_tag_list_to_string()` writes it.
-    pub const TAGS: u16 = FIRST_USER_KIND + 17;
+    pub const TAGS: u16 = FIRST_USER_KIND + 33;
     /// Text: the structure of a custom downstream event, as `gst_structure_to_string()` writes it.
-    pub const CUSTOM: u16 = FIRST_USER_KIND + 18;
+    pub const CUSTOM: u16 = FIRST_USER_KIND + 34;
     /// The same of a sticky one.
-    pub const CUSTOM_STICKY: u16 = FIRST_USER_KIND + 19;
+    pub const CUSTOM_STICKY: u16 = FIRST_USER_KIND + 35;
 }
 
 /// Texts that are longer do not travel: a picture of a cover is no reason to stop the video.
@@ -67,8 +66,7 @@ pub fn from_records<'a>(
     time: impl Fn(Option<u64>, gst::ClockTime) -> gst::ClockTime + 'a,
 ) -> impl Iterator<Item = gst::Event> + 'a {
     records.iter().filter_map(move |record| {
-        let text = || std::str::from_utf8(record.value).ok();
-        let structure = || gst::Structure::from_str(text()?).ok();
+        let structure = || peer_text::parse::<gst::Structure>(record.value);
         match record.kind {
             kind::GAP => {
                 let mut numbers = record.value.chunks_exact(8).map(|number| {

@@ -17,6 +17,11 @@ mod events;
 mod frame_info;
 #[cfg(feature = "plugin")]
 mod memory;
+#[cfg(feature = "plugin")]
+#[allow(dead_code)] // Until the elements send metas.
+mod metas;
+#[cfg(feature = "plugin")]
+mod peer_text;
 pub mod protocol;
 #[cfg(feature = "plugin")]
 mod stream_info;

@@ -4,11 +4,11 @@
 //! `gst_caps_to_string()` writes them, with all types spelled out. See `docs/protocol.md`,
 //! "Metadata of a GStreamer stream".
 
-use std::str::FromStr;
-
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use serde_json::{Value, json};
+
+use crate::peer_text;
 
 /// Caps as metadata.
 pub fn to_metadata(caps: &gst::CapsRef, element_name: &str) -> Vec<u8> {
@@ -51,9 +51,9 @@ pub fn to_caps(metadata: &[u8]) -> Result<gst::Caps, String> {
 pub fn parse_caps(caps: &str) -> Result<gst::Caps, String> {
     // GStreamer takes any word for a media type; all that there are have a slash.
     let typed = |caps: &gst::Caps| caps.iter().all(|structure| structure.name().contains('/'));
-    match gst::Caps::from_str(caps) {
-        Ok(parsed) if parsed.is_fixed() && typed(&parsed) => Ok(parsed),
-        Ok(parsed) if typed(&parsed) => Err(format!("caps that leave a choice: {}", short(caps))),
+    match peer_text::parse::<gst::Caps>(caps.as_bytes()) {
+        Some(parsed) if parsed.is_fixed() && typed(&parsed) => Ok(parsed),
+        Some(parsed) if typed(&parsed) => Err(format!("caps that leave a choice: {}", short(caps))),
         _ => Err(format!("metadata that is no caps: {}", short(caps))),
     }
 }
@@ -93,6 +93,8 @@ pub fn in_plain_memory(caps: &gst::CapsRef) -> gst::Caps {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr;
+
     use super::*;
 
     #[test]
@@ -134,6 +136,8 @@ mod tests {
     #[test]
     fn what_is_no_caps_is_told() {
         gst::init().unwrap();
+        // Deeper than any stack.
+        let nested = format!("video/x-raw,a={}", "<".repeat(500_000)).into_bytes();
         for (metadata, why) in [
             (&b"\xff\xfe"[..], "not text"),
             (b"{}", "without a string \"caps\""),
@@ -144,6 +148,8 @@ mod tests {
             (b"ANY", "leave a choice"),
             (b"EMPTY", "leave a choice"),
             (b"video/x-raw,width=[1,2]", "leave a choice"),
+            (b"video/x-raw\0,width=1", "no caps"),
+            (&nested, "no caps"),
         ] {
             let err = to_caps(metadata).unwrap_err();
             assert!(err.contains(why), "{err}");

@@ -193,6 +193,17 @@ fn a_segment_is_what_the_protocol_says_at_every_step() {
     oieb.writer = 0;
     expect(&raw, oieb);
     assert_eq!(counts(), sems);
+    // It came, and its stream is over.
+    for (word, value) in [
+        (0x10, 1),
+        (0x18, 0),
+        (0x20, 0),
+        (0x28, 0),
+        (0x30, 1),
+        (0x38, 0),
+    ] {
+        assert_eq!(raw.get(128 + 128 + word), value, "{word:#x}");
+    }
     drop(reader.read_frame(Wait::no()).unwrap());
     (oieb.free, oieb.read_pos, oieb.read) = (256, 17, 6);
     expect(&raw, oieb);

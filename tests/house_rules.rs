@@ -248,6 +248,8 @@ fn names_protocol(file: &Source) -> Vec<String> {
             "zerobuffersrc",
             "element",
             "stream_info",
+            "metas",
+            "peer_text",
         ]
         .contains(&word)
     })
@@ -261,7 +263,14 @@ fn the_system_knows_no_protocol() {
 
 fn knows_elements(file: &Source) -> Vec<String> {
     names(file, |word| {
-        ["zerobuffersink", "zerobuffersrc", "element", "stream_info"].contains(&word)
+        [
+            "zerobuffersink",
+            "zerobuffersrc",
+            "element",
+            "stream_info",
+            "peer_text",
+        ]
+        .contains(&word)
     })
 }
 
@@ -311,6 +320,8 @@ fn the_elements_know_the_operating_system_through_the_protocol_only() {
         "src/memory/",
         "src/element.rs",
         "src/stream_info.rs",
+        "src/metas",
+        "src/peer_text.rs",
     ]);
     check(&elements, goes_round_the_protocol);
 
@@ -337,7 +348,13 @@ fn knows_other_element(file: &Source) -> Vec<String> {
 
 #[test]
 fn no_element_knows_another() {
-    let elements = rust_files(&["src/zerobuffer", "src/element.rs", "src/stream_info.rs"]);
+    let elements = rust_files(&[
+        "src/zerobuffer",
+        "src/element.rs",
+        "src/stream_info.rs",
+        "src/metas",
+        "src/peer_text.rs",
+    ]);
     check(&elements, knows_other_element);
 
     let bad = "use crate::zerobuffersrc::OnWriterExit;";

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use gstzerobuffer::{
-    BufferConfig, Error, FrameLayout, FrameTime, Interrupt, Item, Reader, Records, Wait, Writer,
-    WriterState,
+    BufferConfig, Error, FrameLayout, FrameTime, Interrupt, Item, Reader, Records, Reservation,
+    Wait, Writer, WriterState,
 };
 use proptest::prelude::*;
 
@@ -437,6 +437,64 @@ fn what_is_lent_ahead_is_passed_by_by_a_message_that_is_too_large_for_the_room()
 }
 
 #[test]
+fn what_is_lent_for_ever_leaves_room_for_a_copy_with_its_records() {
+    let name = Name::new("records-lent");
+    for (size, len) in (4 << 10..16 << 10).step_by(192).zip([10, 1000].repeat(99)) {
+        let (reader, writer) = pair(&name, size);
+        // The copy may have to be written from anywhere.
+        for before in [1, 700, 1500] {
+            writer.write_frame(&vec![0; before]).unwrap();
+            drop(reader.read_frame(Wait::no()).unwrap());
+            let mut lent: Vec<_> = (0..).map_while(|_| writer.reserve_ahead(len)).collect();
+            for place in lent.iter_mut().step_by(2) {
+                place.publish().unwrap();
+                drop(reader.read_frame(Wait::no()).unwrap());
+            }
+            let frame = vec![7; len as usize];
+            for i in 0..20 {
+                let records = Records::new().with_time(&time(i)).with(64, &[1; 64]);
+                writer
+                    .write_frame_with(&frame, &records, Wait::no())
+                    .unwrap();
+                let read = reader.read_frame(Wait::no()).unwrap();
+                assert_eq!((&*read, read.records()), (&*frame, &records), "{size}");
+            }
+        }
+        assert_eq!(writer.records_dropped(), 0, "{size}");
+        drop(writer);
+    }
+}
+
+#[test]
+fn who_has_what_is_lent_may_wait_for_a_copy_that_passes_only_without_its_records() {
+    let name = Name::new("records-stuck");
+    let (reader, writer) = pair(&name, 16 << 10);
+    let lent: Vec<_> = (0..).map_while(|_| writer.reserve_ahead(1000)).collect();
+    assert!(lent.len() > 5);
+    // Nothing that the reader does could help.
+    writer
+        .write_frame_with(&[7; 1000], &note(6000), LONG)
+        .unwrap();
+    assert_eq!((writer.records_dropped(), writer.waits()), (1, 0));
+    let frame = reader.read_frame(Wait::no()).unwrap();
+    assert_eq!((frame.len(), frame.records().is_empty()), (1000, true));
+    // While it can help, the records are not given up.
+    let waited = writer.write_frame_with(&[7; 1000], &note(6000), Duration::from_millis(1));
+    assert!(
+        matches!(waited, Err(Error::BufferFull { .. })),
+        "{waited:?}"
+    );
+    drop(frame);
+    drop(lent);
+    let required = Records::new().with_caps(&"x".repeat(6000));
+    writer
+        .write_frame_with(&[7; 1000], &required, LONG)
+        .unwrap();
+    let frame = reader.read_frame(Wait::no()).unwrap();
+    assert_eq!(frame.records(), &required);
+}
+
+#[test]
 fn records_may_be_changed_until_the_frame_is_sent() {
     let name = Name::new("records-changed");
     let (reader, writer) = pair(&name, 4096);
@@ -832,7 +890,7 @@ fn a_writer_that_dies_between_any_two_of_its_steps_harms_neither_what_was_before
         for steps in 0..=5 {
             let what = format!("{kind}, killed after {steps} steps");
             let name = Name::new("records-killed");
-            let reader = Reader::create(&name, &BufferConfig::new(1024, 2048)).unwrap();
+            let reader = Reader::create(&name, &BufferConfig::new(1024, 8192)).unwrap();
             let raw = name.raw();
             let sem = RawSem::open('w', &name);
             let mut child = Running::start(&mut again(TEST, &format!("{} {kind}", &*name)));
@@ -899,6 +957,85 @@ fn a_writer_that_dies_between_any_two_of_its_steps_harms_neither_what_was_before
             assert_eq!(reader.used_bytes(), 0, "{what}");
         }
     }
+}
+
+/// Item `i` of a stream, in which messages, copied frames and frames lent ahead take turns.
+fn write_item(writer: &Writer, i: u64, lent: &mut Vec<(u64, Reservation)>) {
+    let records = Records::new()
+        .with_time(&time(i))
+        .with(64, &pattern((i * 31 % 150) as usize, i));
+    let frame = pattern(1 + (i * 7919 % 1500) as usize, i);
+    if i.is_multiple_of(3) {
+        writer.write_message(&records, LONG).unwrap();
+        return;
+    }
+    // Lent some time before, if it was not passed by.
+    let place = lent.iter().position(|(of, _)| *of == i);
+    let published = place.and_then(|at| {
+        let (_, mut place) = lent.swap_remove(at);
+        place.copy_from_slice(&frame);
+        place.publish_with(&records).ok()
+    });
+    if published.is_none() {
+        writer.write_frame_with(&frame, &records, LONG).unwrap();
+    }
+    for ahead in i + 1..i + 4 {
+        let len = 1 + ahead * 7919 % 1500;
+        if ahead % 3 == 1 && lent.iter().all(|(of, _)| *of != ahead) {
+            lent.extend(writer.reserve_ahead(len).map(|place| (ahead, place)));
+        }
+    }
+}
+
+#[test]
+fn all_that_a_writer_said_before_it_was_killed_arrives_and_then_what_the_next_says() {
+    const TEST: &str =
+        "all_that_a_writer_said_before_it_was_killed_arrives_and_then_what_the_next_says";
+    let name = Name::new("records-kill");
+    if let Some(name) = support::role() {
+        let writer = Writer::attach(&name).unwrap();
+        let mut lent = Vec::new();
+        for i in 0.. {
+            write_item(&writer, i, &mut lent);
+        }
+    }
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 24 << 10)).unwrap();
+    for round in 0..12u64 {
+        let mut child = Some(Running::start(&mut again(TEST, &name)));
+        let pid = child.as_ref().unwrap().pid();
+        let mut i = 0;
+        loop {
+            let item = match reader.read(LONG) {
+                Err(Error::WriterDead { pid: dead, .. }) if dead != pid && i == 0 => continue,
+                Err(Error::WriterDead { pid: dead, .. }) => {
+                    assert_eq!(dead, pid);
+                    assert!(child.is_none() && i >= 200);
+                    break;
+                }
+                item => item.unwrap(),
+            };
+            let (records, frame) = match item {
+                Item::Message(records) => (records, None),
+                Item::Frame(frame) => (frame.records().clone(), Some(frame)),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(frame.is_none(), i % 3 == 0, "round {round}, item {i}");
+            assert_eq!(records.time(), Some(time(i)), "round {round}");
+            let own = pattern((i * 31 % 150) as usize, i);
+            assert_eq!(records.get(64), Some(&own[..]), "round {round}, item {i}");
+            if let Some(frame) = frame {
+                let content = pattern(1 + (i * 7919 % 1500) as usize, i);
+                assert_eq!(*frame, content, "round {round}, item {i}");
+            }
+            i += 1;
+            if i == 200 + round * 13 {
+                child.take().unwrap().kill();
+            }
+        }
+        assert_eq!(reader.used_bytes(), 0, "round {round}");
+    }
+    drop(reader);
+    name.assert_nothing_left();
 }
 
 /// A header that a hostile writer puts somewhere.

@@ -92,6 +92,8 @@ fn a_writer_asks_for_a_size_and_gets_it() {
     let next = Writer::attach(&name).unwrap();
     drop(writer);
     ended(&old);
+    // It has only left for the new one.
+    assert!(!old.is_stream_ended());
     next.write_frame(&[4; 1000]).unwrap();
     assert_eq!(*new.read_frame(LONG).unwrap(), [4; 1000]);
     assert!(old.close_if_unused());
@@ -99,9 +101,31 @@ fn a_writer_asks_for_a_size_and_gets_it() {
     assert!(matches!(closed, Err(Error::Closed { .. })), "{closed:?}");
     assert_eq!(name.objects().len(), 4, "they are the new one's");
     drop(old);
-    drop((new, next));
+    drop(next);
+    ended(&new);
+    assert!(new.is_stream_ended());
+    drop(new);
     assert_eq!(*held, [1; 100]);
     name.assert_nothing_left();
+}
+
+#[test]
+fn whether_a_stream_has_ended_is_not_read_from_metadata_that_lie_there() {
+    let name = Name::new("resizing-metadata");
+    let old = reader(&name, 4096);
+    let writer = Writer::attach(&name).unwrap();
+    writer.set_metadata(&[1; 1016]).unwrap();
+    drop(old.replace(&config(64)).unwrap());
+    // Nor whether the buffer was made anew.
+    let closed = writer.write_frame(b"frame");
+    assert!(
+        matches!(closed, Err(Error::ReaderClosed { .. })),
+        "{closed:?}"
+    );
+    drop(writer);
+    ended(&old);
+    assert!(!old.is_stream_ended());
+    assert_eq!(old.metadata().unwrap().unwrap(), [1; 1016]);
 }
 
 #[test]

@@ -239,8 +239,11 @@ mod tests {
         let part = share(&whole, 100, 500).unwrap();
         let end = share(&part, 100, -1).unwrap();
         assert_eq!((end.offset(), end.size()), (200, 400));
-        assert!(publish(&part, &writer).is_none(), "only a whole frame is");
-        assert!(publish(&whole, &writer).unwrap().is_ok());
+        assert!(
+            publish(&part, &Records::new(), &writer).is_none(),
+            "only a whole frame is"
+        );
+        assert!(publish(&whole, &Records::new(), &writer).unwrap().is_ok());
         drop((part, whole));
         // Somebody may still look at the end, so nothing is lent there in any lap.
         for _ in 0..50 {

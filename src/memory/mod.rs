@@ -1,6 +1,7 @@
 //! Room in the ring as GStreamer memory, so that upstream renders straight into it.
 
 mod allocator;
+pub mod metas;
 mod pool;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -30,6 +30,27 @@
 //! # }
 //! ```
 //!
+//! Between two ends of this library frames bring [`Records`] along: when they are due, what they
+//! are, and whatever an application has to say, also between two frames. Nobody else notices.
+//!
+//! ```
+//! use gstzerobuffer::{BufferConfig, FrameTime, Item, Reader, Records, Wait, Writer};
+//!
+//! # fn main() -> Result<(), gstzerobuffer::Error> {
+//! # let name = &gstzerobuffer::testing::unique_name("doc-records");
+//! # let reader = Reader::create(name, &BufferConfig::default())?;
+//! # let writer = Writer::attach(name)?;
+//! let time = FrameTime { pts: Some(40_000_000), ..FrameTime::default() };
+//! writer.write_frame_with(b"a frame", &Records::new().with_time(&time), Wait::forever())?;
+//! writer.write_message(&Records::new().with_caps("other frames"), Wait::forever())?;
+//!
+//! assert_eq!(reader.read_frame(Wait::no())?.time(), Some(time));
+//! let Item::Message(records) = reader.read(Wait::no())? else { panic!() };
+//! assert_eq!(records.caps(), Some("other frames"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! `docs/protocol.md` says what is on the wire and what this implementation does where others
 //! go wrong.
 

@@ -1,5 +1,6 @@
 //! The reading end: it makes the buffer, owns it, and lends out the frames in it.
 
+mod copies;
 mod records;
 mod replace;
 
@@ -9,6 +10,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::copies::{Fates, Place};
 use super::buffer::{self, Created, Names, Owned};
 use super::error::{Error, Result};
 use super::extension::records::Records;
@@ -22,7 +24,7 @@ use crate::sys::opens::Opens;
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
 use crate::sys::shm::Segment;
-use crate::sys::window::{Loan, LoanKey, Windows};
+use crate::sys::window::{Copied, Loan, LoanKey, Windows};
 
 /// After how many slices of time (a second) without a frame a v1 writer may be waiting for more room
 /// than its frames so far needed.
@@ -136,6 +138,8 @@ struct Shared {
     held: Mutex<Held>,
     /// Whether held frames leave the ring when the writer needs their room.
     evacuates: AtomicBool,
+    /// And whether frames are copied when they are read, while nearly all of them would.
+    copies: AtomicBool,
     /// Bytes of the largest frame so far, header included.
     largest: AtomicU64,
     evacuated: AtomicU64,
@@ -174,6 +178,7 @@ struct Held {
     /// What was lent with them, the oldest first; also of frames that have come back before an
     /// older one.
     loans: VecDeque<(Ticket, LoanKey)>,
+    fates: Fates,
 }
 
 impl Held {
@@ -245,6 +250,7 @@ impl Reader {
                 windows,
                 held: Mutex::default(),
                 evacuates: AtomicBool::new(false),
+                copies: AtomicBool::new(true),
                 largest: AtomicU64::new(0),
                 evacuated: AtomicU64::new(0),
                 owned: Mutex::new(Some(owned)),
@@ -428,22 +434,15 @@ impl Reader {
         }
         let start = shared.sizes.payload_start() + found.end() - found.len;
         let (start, len) = (start as usize, found.len as usize);
-        let bytes = match shared.windows.lend(start, len) {
-            Ok(loan) => Bytes::Lent(loan),
-            // So many laps are held that there is no further mapping for this one.
-            Err(_) => shared
-                .windows
-                .copy(start, len)
-                .map(Bytes::Copied)
-                .ok_or_else(|| shared.names.corrupt("a frame outside of the ring"))?,
-        };
+        let place = shared.place(start, len)?;
         position.at = found.end();
         position.next = found.sequence.wrapping_add(1);
         position.writers += u64::from(found.sequence == FIRST_SEQUENCE);
         position.writer_came = true;
         shared.note_read(&found);
-        let ticket = shared.hand_out(&found, &bytes);
+        let ticket = shared.hand_out(&found, &place);
         drop(position);
+        let bytes = shared.settle(place, start, ticket)?;
         if found.sequence == FIRST_SEQUENCE {
             // While it lives: a writer that was never looked at is not known to be dead for long.
             shared.writer_state();
@@ -542,13 +541,26 @@ impl Reader {
     /// Whether frames that are held leave the ring when the writer needs their room (default: no,
     /// the writer waits). A frame that leaves is copied and stays where it is in memory, with the
     /// bytes that it has; so nobody who holds frames can stop the stream. It happens in
-    /// [`Reader::read_frame`], before that waits.
+    /// [`Reader::read_frame`], before that waits. While nearly all frames are held for so long, they
+    /// are copied when they are read instead, which is cheaper; also then each is copied once.
     pub fn set_evacuation(&self, evacuate: bool) {
-        self.shared.evacuates.store(evacuate, Ordering::Relaxed);
+        let shared = &self.shared;
+        shared.evacuates.store(evacuate, Ordering::Relaxed);
+        if !evacuate {
+            shared.held().fates = Fates::default();
+            shared.windows.clear_spares();
+        }
     }
 
-    /// Frames that were copied because somebody held them: out of the ring, or when they were read
-    /// because too many laps of the ring were held.
+    /// Whether [`Reader::set_evacuation`] includes to copy frames when they are read (default: yes). For
+    /// `benches/holding.rs`, which shows what that saves.
+    #[doc(hidden)]
+    pub fn set_copying(&self, copying: bool) {
+        self.shared.copies.store(copying, Ordering::Relaxed);
+    }
+
+    /// Frames that were copied because somebody held them, or those before them: out of the ring, or
+    /// when they were read (see [`Reader::set_evacuation`]). None is copied twice.
     pub fn frames_copied(&self) -> u64 {
         self.shared.evacuated.load(Ordering::Relaxed)
     }
@@ -812,18 +824,17 @@ impl Shared {
         }
     }
 
-    fn hand_out(&self, found: &Found, bytes: &Bytes) -> Ticket {
+    fn hand_out(&self, found: &Found, place: &Place) -> Ticket {
         self.largest
             .fetch_max(found.end() - found.at, Ordering::Relaxed);
         let mut held = self.held();
         let ticket = held.credits.hand_out(found.cost());
-        match bytes {
-            Bytes::Lent(loan) => held.loans.push_back((ticket, loan.key())),
-            // Its room can go back at once.
-            Bytes::Copied(_) => {
-                self.evacuated.fetch_add(1, Ordering::Relaxed);
-                self.give_back(held, ticket);
+        match place {
+            Place::Lent(loan) => {
+                held.fates.lent(found.cost());
+                held.loans.push_back((ticket, loan.key()));
             }
+            Place::Copied(_) => (held.fates).copied(ticket, found.cost(), self.sizes.payload),
         }
         ticket
     }
@@ -838,13 +849,17 @@ impl Shared {
         if slices >= LONG_SILENCE && self.free_bytes() < self.sizes.payload / 2 {
             more = 1_u64.checked_shl(slices - LONG_SILENCE).unwrap_or(u64::MAX);
         }
+        if slices % LONG_SILENCE == LONG_SILENCE - 1 {
+            self.windows.clear_spares();
+        }
+        (self.held().fates).make_room(|copies| self.has_room(copies));
         // A frame is moved with the lock held, but only one.
         while !waiting.is_interrupted() {
             let mut held = self.held();
             let Some((ticket, loan)) = held.oldest() else {
                 return;
             };
-            if self.has_room() {
+            if self.has_room(0) {
                 if more == 0 || self.sem_read.value().is_ok_and(|posts| posts > 0) {
                     return;
                 }
@@ -853,8 +868,10 @@ impl Shared {
             // The writer gets no room back whose bytes are still being copied.
             match self.windows.evacuate(loan) {
                 Ok(moved) => {
-                    self.evacuated
-                        .fetch_add(u64::from(moved), Ordering::Relaxed);
+                    if moved {
+                        self.evacuated.fetch_add(1, Ordering::Relaxed);
+                        held.fates.evacuated();
+                    }
                     self.give_back(held, ticket);
                 }
                 // No memory: it stays, and the writer waits until it is released.
@@ -864,12 +881,12 @@ impl Shared {
     }
 
     /// Whether the writer has room for the frame that it waits for, or else for one of the largest
-    /// size so far.
-    fn has_room(&self) -> bool {
+    /// size so far; or would have it if so many bytes less were free.
+    fn has_room(&self, less: u64) -> bool {
         let Some(oieb) = self.oieb() else { return true };
         let size = self.sizes.payload;
         let at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
-        let free = self.free_bytes();
+        let free = self.free_bytes().saturating_sub(less);
         let needed = match extension::wanted(&self.segment, &self.sizes) {
             0 => self.largest.load(Ordering::Relaxed),
             wanted => return free >= wanted.min(size),
@@ -878,7 +895,13 @@ impl Shared {
     }
 
     fn release(&self, ticket: Ticket) {
-        self.give_back(self.held(), ticket);
+        let mut held = self.held();
+        if held.credits.holds(ticket) {
+            held.fates.released();
+        } else {
+            held.fates.released_copy(ticket);
+        }
+        self.give_back(held, ticket);
     }
 
     fn give_back(&self, mut held: MutexGuard<'_, Held>, ticket: Ticket) {
@@ -901,6 +924,7 @@ impl Shared {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.windows.clear_spares();
         if let Some(oieb) = self.oieb() {
             oieb.word(offset::READER_PID).store(0, Ordering::Release);
         }
@@ -912,7 +936,7 @@ impl Shared {
 #[derive(Debug)]
 enum Bytes {
     Lent(Loan),
-    Copied(Box<[u8]>),
+    Copied(Copied),
 }
 
 /// What [`Reader::read`] reads.
@@ -928,7 +952,8 @@ pub enum Item {
 }
 
 /// A frame in the ring. It is lent until it is dropped: then its room goes back to the writer, as
-/// soon as all frames before it have gone back too.
+/// soon as all frames before it have gone back too. If the reader evacuates
+/// ([`Reader::set_evacuation`]), it may be a copy, whose room has gone back.
 ///
 /// Frames may be dropped in any order, from any thread, also after the [`Reader`]. The bytes are
 /// those of shared memory: a writer that keeps to the protocol leaves them alone, one that does
@@ -946,6 +971,11 @@ impl Frame {
     /// The number that the writer gave it; the first of each writer is 1.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Whether it was copied when it was read (see [`Reader::set_evacuation`]).
+    pub fn is_copy(&self) -> bool {
+        matches!(self.bytes, Bytes::Copied(_))
     }
 }
 

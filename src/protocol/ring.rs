@@ -107,7 +107,7 @@ pub fn good_size(len: u64) -> u64 {
 }
 
 /// Bytes left in front of a frame for its records unless more were needed lately.
-pub const RECORD_ROOM: u64 = 192;
+pub const RECORD_ROOM: u64 = 512;
 /// What is lent ahead is aligned to this, enough for any vector instruction.
 pub const ALIGNMENT: u64 = 64;
 
@@ -269,7 +269,7 @@ pub struct Credits {
 }
 
 /// Names a frame in [`Credits`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 /// What a release lets the reader give back.

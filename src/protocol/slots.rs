@@ -520,6 +520,21 @@ mod tests {
         let lead = slots.publish(1000, d).unwrap();
         assert_eq!((lead.placement.at, lead.placement.waste), (100, 16));
         assert_eq!(lead.skips, [Some((84, 16)), None]);
+        // What is left of what was dropped is too short for a header: it is room of the next.
+        let mut slots = Slots::new(0);
+        let e = lent(&mut slots, 0, 200);
+        let f = lent(&mut slots, 100, 200);
+        slots.cancel(e);
+        assert!(slots.carve(1000, 190, &[]).is_some());
+        assert_eq!((slots.position(), slots.room(f)), (190, Some(110)));
+        assert_eq!(slots.set_block(f, 100), Some(Ok((190, 110))));
+        // Not over what is still looked at at the end of the ring.
+        let mut slots = Slots::new(700);
+        lent(&mut slots, 100, 400);
+        for taken in [700..701, 850..900, 999..1000] {
+            let lead = slots.carve(1000, 300, &[taken]);
+            assert_eq!(lead, None, "nor is there enough before the slot");
+        }
         // With a marker.
         let mut slots = Slots::new(900);
         let e = lent(&mut slots, 200, 400);

@@ -4,6 +4,7 @@
 //! GStreamer memory lives here; everything it offers is safe to call with any argument, whatever
 //! another process does to the bytes meanwhile.
 
+pub mod area;
 pub mod lock;
 pub mod opens;
 pub mod process;

@@ -6,7 +6,6 @@
 //! shared pages are free. Later loans of the same place come through another mapping of it.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -16,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::area::{Area, Spares};
 use super::shm::Segment;
 
 /// More mappings than this are not made: each takes address space and some of the 65530 areas that
@@ -26,12 +26,20 @@ const MOST_MAPPINGS: usize = 1024;
 /// there are 65530 for all that the process does.
 const MOST_COPIES: usize = 4096;
 
+/// Fewer bytes than this are copied into memory of the heap, which keeps spares of its own.
+const LEAST_AREA: usize = 64 << 10;
+
+/// Where a copy begins: at a multiple of this, for the vector instructions that will read it.
+const ALIGNMENT: usize = 64;
+
 /// Read-only mappings of one shared memory object, as many as loans and evacuations need.
 #[derive(Debug)]
 pub struct Windows {
     segment: Arc<Segment>,
     page: usize,
     state: Mutex<State>,
+    /// Memory for copies. Taken inside of the lock above, or alone.
+    spares: Mutex<Spares>,
 }
 
 #[derive(Debug, Default)]
@@ -50,52 +58,14 @@ struct Mapping {
     evacuated: Vec<Range<usize>>,
 }
 
-/// A piece of address space, unmapped when dropped.
-#[derive(Debug)]
-struct Area {
-    start: NonNull<u8>,
-    len: NonZeroUsize,
-}
-
-// SAFETY: plain address space; all that is done with it is done under the lock of `Windows`, but for
-// reading lent bytes, which do not change.
-unsafe impl Send for Area {}
-
-impl Area {
-    fn map(len: usize, prot: libc::c_int, flags: libc::c_int, fd: RawFd) -> io::Result<Self> {
-        let size = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
-        // SAFETY: the kernel chooses the place, so nothing that is mapped is replaced.
-        let start = unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, fd, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(Errno::last().into());
-        }
-        let start = NonNull::new(start.cast()).ok_or(Errno::EINVAL)?;
-        Ok(Area { start, len: size })
-    }
-
-    fn at(&self, offset: usize) -> *mut u8 {
-        assert!(offset <= self.len.get());
-        // SAFETY: inside the area, or one past its end.
-        unsafe { self.start.as_ptr().add(offset) }
-    }
-}
-
-impl Drop for Area {
-    fn drop(&mut self) {
-        // SAFETY: ours alone; loans keep `Windows` and with it this area alive.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len.get()) };
-    }
-}
-
 fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
 impl Mapping {
     fn new(segment: &Segment) -> io::Result<Self> {
-        let fd = segment.file().as_raw_fd();
         Ok(Mapping {
-            area: Area::map(segment.len(), libc::PROT_READ, libc::MAP_SHARED, fd)?,
+            area: Area::shared(segment.len(), segment.file().as_raw_fd())?,
             lent: Vec::new(),
             evacuated: Vec::new(),
         })
@@ -105,8 +75,14 @@ impl Mapping {
         self.lent.iter().any(|(_, lent)| overlap(lent, pages))
     }
 
-    /// Makes copies that overlap these pages shared again; false if one is still looked at.
-    fn restore(&mut self, pages: &Range<usize>, fd: RawFd) -> io::Result<bool> {
+    /// Makes copies that overlap these pages shared again; false if one is still looked at. The
+    /// memory of the copies is kept if it is wanted.
+    fn restore(
+        &mut self,
+        pages: &Range<usize>,
+        fd: RawFd,
+        spares: &Mutex<Spares>,
+    ) -> io::Result<bool> {
         let wanted: Vec<_> = (self.evacuated.iter())
             .filter(|copy| overlap(copy, pages))
             .cloned()
@@ -117,25 +93,30 @@ impl Mapping {
                 all = false;
                 continue;
             }
-            // SAFETY: replaces pages of our own area, which nobody looks at, with those of the file
-            // at the same offset; the file is as long as the area.
-            let mapped = unsafe {
-                libc::mmap(
-                    self.area.at(copy.start).cast(),
-                    copy.len(),
-                    libc::PROT_READ,
-                    libc::MAP_SHARED | libc::MAP_FIXED,
-                    fd,
-                    copy.start as libc::off_t,
-                )
+            let spare = if lock(spares).wants() {
+                // SAFETY: it is a copy, so private memory, and nobody looks at it.
+                unsafe { self.area.take_out(&copy) }.ok()
+            } else {
+                None
             };
-            if mapped == libc::MAP_FAILED {
-                return Err(Errno::last().into());
+            // SAFETY: pages of our own area, which nobody looks at; the file is as long as the area.
+            let shared = unsafe { self.area.share(&copy, fd) };
+            if shared.is_ok() {
+                self.evacuated.retain(|other| *other != copy);
             }
-            self.evacuated.retain(|other| *other != copy);
+            let mut spares = lock(spares);
+            match spare {
+                Some(spare) => drop(spares.put_back(spare)),
+                None => spares.lost(usize::from(shared.is_ok())),
+            }
+            shared?;
         }
         Ok(all)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Windows {
@@ -146,11 +127,38 @@ impl Windows {
             segment,
             page: page.and_then(|size| size.try_into().ok()).unwrap_or(4096),
             state: Mutex::default(),
+            spares: Mutex::default(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        lock(&self.spares)
+    }
+
+    /// Memory for a copy: a spare, or new.
+    fn area(&self, len: usize) -> io::Result<Area> {
+        let spare = self.spares().take(len);
+        let area = match spare {
+            Some(spare) => spare.resized(len),
+            None => Area::private(len),
+        };
+        area.inspect_err(|_| self.spares().lost(1))
+    }
+
+    /// Lets go of memory that is kept for copies, when none are made for long.
+    pub fn clear_spares(&self) {
+        let gone = self.spares().clear();
+        drop(gone);
+    }
+
+    fn is_inside(&self, start: usize, len: usize) -> bool {
+        start
+            .checked_add(len)
+            .is_some_and(|end| end <= self.segment.len())
     }
 
     /// The pages that hold these bytes, as offsets of bytes.
@@ -165,12 +173,11 @@ impl Windows {
     /// `EINVAL` if they are not inside; `ENOMEM` when all mappings are taken by loans, or too many
     /// copies stand in them.
     pub fn lend(self: &Arc<Self>, start: usize, len: usize) -> io::Result<Loan> {
-        let inside = start
-            .checked_add(len)
-            .is_some_and(|end| end <= self.segment.len());
-        if !inside {
+        if !self.is_inside(start, len) {
             return Err(Errno::EINVAL.into());
         }
+        let gone = self.spares().count();
+        drop(gone);
         let pages = self.pages(start, len);
         let fd = self.segment.file().as_raw_fd();
         let state = &mut *self.state();
@@ -181,7 +188,7 @@ impl Windows {
         }
         let mut usable = None;
         for (at, mapping) in mappings.iter_mut().enumerate() {
-            if mapping.restore(&pages, fd)? {
+            if mapping.restore(&pages, fd, &self.spares)? {
                 usable = Some(at);
                 break;
             }
@@ -235,35 +242,22 @@ impl Windows {
         if rest.is_empty() {
             return Ok(true);
         }
-        let copy = Area::map(
-            rest.len(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-        )?;
+        let copy = self.area(rest.len())?;
         // The file may end within the last page; behind its end there is nothing to copy.
         let len = rest.len().min(self.segment.len() - rest.start);
-        // SAFETY: `len` bytes of our mapping, which is as long as the segment, into a new area of at
-        // least as many; whoever reads them meanwhile does no harm.
-        unsafe { ptr::copy_nonoverlapping(mapping.area.at(rest.start), copy.at(0), len) };
-        // SAFETY: our own new pages lose the right to be written.
-        unsafe { libc::mprotect(copy.at(0).cast(), rest.len(), libc::PROT_READ) };
-        // SAFETY: moves the copy over pages of our own area. The kernel does it under its lock of
-        // the address space, so a reader there sees the old pages or the new, which are equal.
-        let moved = unsafe {
-            libc::mremap(
-                copy.at(0).cast(),
-                rest.len(),
-                rest.len(),
-                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
-                mapping.area.at(rest.start),
-            )
-        };
-        if moved == libc::MAP_FAILED {
-            return Err(Errno::last().into());
+        // SAFETY: `len` bytes of the segment, into an area of at least as many that nobody else
+        // knows. Not through the mapping of the loan, which is a new one for each lap: its pages may
+        // not be there yet, and a fault for every few of them costs as much as the copy.
+        unsafe {
+            let shared = self.segment.as_ptr().add(rest.start);
+            ptr::copy_nonoverlapping(shared, copy.at(0), len);
         }
-        // It is part of the mapping now.
-        std::mem::forget(copy);
+        // Its pages could be written, unlike those of a mapping; but there is no way to do it. To
+        // change that with each copy would cost as much as the copy.
+        // SAFETY: over pages of our own area, all of them shared ones with the same bytes, which do
+        // not change until this returns.
+        let moved = unsafe { copy.move_over(&mapping.area, rest.start) };
+        moved.inspect_err(|_| self.spares().lost(1))?;
         mapping.evacuated.push(rest);
         Ok(true)
     }
@@ -276,27 +270,114 @@ impl Windows {
             let (_, pages) = mapping.lent.swap_remove(at);
             // Copies that nobody looks at any more are memory for nothing. If it fails they stay
             // until the place is lent again.
-            let _ = mapping.restore(&pages, self.segment.file().as_raw_fd());
+            let fd = self.segment.file().as_raw_fd();
+            let _ = mapping.restore(&pages, fd, &self.spares);
         }
         // The first stays; the others go again, the last first, since loans know them by number.
-        while mappings.len() > 1 && mappings.last().is_some_and(|last| last.lent.is_empty()) {
+        while let [_, .., last] = &mappings[..]
+            && last.lent.is_empty()
+        {
+            self.spares().lost(last.evacuated.len());
             mappings.pop();
         }
     }
 
-    /// A copy of bytes as they are now; `None` if they are not inside.
-    pub fn copy(&self, start: usize, len: usize) -> Option<Box<[u8]>> {
-        let end = start.checked_add(len)?;
-        if end > self.segment.len() {
+    /// Memory for a copy of so many bytes, which [`Room::fill`] makes.
+    ///
+    /// # Errors
+    /// `EINVAL` if there are not so many; `ENOMEM`.
+    pub fn room(self: &Arc<Self>, len: usize) -> io::Result<Room> {
+        if !self.is_inside(0, len) {
+            return Err(Errno::EINVAL.into());
+        }
+        let gone = self.spares().count();
+        drop(gone);
+        let memory = if len < LEAST_AREA {
+            let mut heap = Vec::new();
+            heap.try_reserve_exact(len + ALIGNMENT)
+                .map_err(|_| Errno::ENOMEM)?;
+            Memory::Heap(heap)
+        } else {
+            Memory::Area(Some(self.area(len.next_multiple_of(self.page))?))
+        };
+        Ok(Room {
+            windows: self.clone(),
+            memory,
+            len,
+        })
+    }
+}
+
+/// Memory for a copy, see [`Windows::room`].
+#[derive(Debug)]
+pub struct Room {
+    windows: Arc<Windows>,
+    memory: Memory,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// An area, until it is dropped.
+    Area(Option<Area>),
+    /// Capacity for the bytes and to align them.
+    Heap(Vec<u8>),
+}
+
+impl Room {
+    /// Copies the bytes that stand from here on in the shared memory now; `None` if they are not
+    /// inside.
+    pub fn fill(mut self, start: usize) -> Option<Copied> {
+        if !self.windows.is_inside(start, self.len) {
             return None;
         }
-        let mut copy = vec![0; len].into_boxed_slice();
+        let to = match &mut self.memory {
+            Memory::Area(area) => area.as_ref()?.at(0),
+            Memory::Heap(heap) => {
+                let to = heap.as_mut_ptr();
+                to.wrapping_add(to.align_offset(ALIGNMENT))
+            }
+        };
         // SAFETY: inside the mapping of the segment, which lends no slices here; whatever others
-        // write there meanwhile, these are bytes.
+        // write there meanwhile, these are bytes. The memory has room for them and is ours alone.
         unsafe {
-            ptr::copy_nonoverlapping(self.segment.as_ptr().add(start), copy.as_mut_ptr(), len);
+            let from = self.windows.segment.as_ptr().add(start);
+            ptr::copy_nonoverlapping(from, to, self.len);
         }
-        Some(copy)
+        let data = NonNull::new(to)?;
+        Some(Copied { data, room: self })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Memory::Area(area) = &mut self.memory
+            && let Some(area) = area.take()
+        {
+            let gone = self.windows.spares().put_back(area);
+            drop(gone);
+        }
+    }
+}
+
+/// Bytes copied out of the shared memory. Nobody else knows them, and they do not change.
+#[derive(Debug)]
+pub struct Copied {
+    data: NonNull<u8>,
+    room: Room,
+}
+
+// SAFETY: memory of its own.
+unsafe impl Send for Copied {}
+// SAFETY: nobody writes to it; reading it from several threads is no conflict.
+unsafe impl Sync for Copied {}
+
+impl Deref for Copied {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `Room::fill` has written `len` bytes there, in memory that lives as long as this.
+        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.room.len) }
     }
 }
 
@@ -358,13 +439,21 @@ mod tests {
 
     /// One object mapped twice: to write to as another process would, and to look at.
     fn object(tag: &str) -> (Arc<Segment>, Arc<Windows>) {
+        object_of(tag, SIZE)
+    }
+
+    fn large(tag: &str) -> (Arc<Segment>, Arc<Windows>) {
+        object_of(tag, 3 * LEAST_AREA)
+    }
+
+    fn object_of(tag: &str, size: usize) -> (Arc<Segment>, Arc<Windows>) {
         let name = format!("zb-unit-window-{tag}-{}", std::process::id());
         let file = ShmFile::create_new(&name).unwrap();
-        file.reserve(SIZE as u64).unwrap();
+        file.reserve(size as u64).unwrap();
         let peer = ShmFile::open(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
-        let peer = Arc::new(peer.map(SIZE).unwrap());
-        let segment = Arc::new(file.map(SIZE).unwrap());
+        let peer = Arc::new(peer.map(size).unwrap());
+        let segment = Arc::new(file.map(size).unwrap());
         (peer, Arc::new(Windows::new(segment)))
     }
 
@@ -413,6 +502,66 @@ mod tests {
         assert!(windows.state().mappings[0].lent.is_empty());
         // And they are not kept until then: a copy ends with its last loan.
         assert!(windows.state().mappings[0].evacuated.is_empty());
+    }
+
+    #[test]
+    fn the_memory_of_copies_goes_round() {
+        let (peer, windows) = object("spares");
+        // Places that need a page more or less.
+        let lend = |lap: u8| {
+            let start = usize::from(lap % 3) * 10_000 + 5;
+            fill(&peer, start, 9_000 + usize::from(lap), lap);
+            windows.lend(start, 9_000 + usize::from(lap)).unwrap()
+        };
+        let mut held = std::collections::VecDeque::new();
+        for lap in 0..100 {
+            let loan = lend(lap);
+            assert!(windows.evacuate(loan.key()).unwrap());
+            held.push_back((lap, loan));
+            if held.len() > 4 {
+                let (lap, loan) = held.pop_front().unwrap();
+                assert!(loan.iter().all(|byte| *byte == lap));
+                drop(loan);
+                assert_eq!(windows.spares().len(), 1);
+            }
+        }
+        held.clear();
+        assert!(windows.spares().len() <= 5);
+        // The next use nothing, and so nothing is kept in the end.
+        for lap in 0..150 {
+            drop(lend(lap));
+        }
+        assert_eq!(windows.spares().len(), 0);
+    }
+
+    #[test]
+    fn a_copy_is_aligned_and_its_memory_goes_round() {
+        let (peer, windows) = object("room");
+        fill(&peer, 100, 20_000, 7);
+        let copy = windows.room(20_000).unwrap().fill(100).unwrap();
+        assert_eq!(copy.as_ptr() as usize % ALIGNMENT, 0);
+        assert!(windows.room(SIZE - 1).unwrap().fill(2).is_none());
+        assert!(windows.room(SIZE + 1).is_err());
+        assert!(windows.room(usize::MAX).is_err());
+
+        let (peer, windows) = large("large");
+        fill(&peer, 9, LEAST_AREA, 8);
+        let first = windows.room(LEAST_AREA).unwrap().fill(9).unwrap();
+        let second = windows.room(LEAST_AREA).unwrap().fill(10).unwrap();
+        assert!(first.iter().all(|byte| *byte == 8) && second[..LEAST_AREA - 1] == first[1..]);
+        let address = first.as_ptr();
+        assert_eq!(address as usize % ALIGNMENT, 0);
+        drop(first);
+        fill(&peer, 0, LEAST_AREA, 9);
+        assert_eq!(second[0], 8);
+        let third = windows.room(LEAST_AREA).unwrap().fill(0).unwrap();
+        assert_eq!(third.as_ptr(), address);
+        assert!(third.iter().all(|byte| *byte == 9));
+        drop(third);
+        assert_eq!(windows.spares().len(), 1);
+        windows.clear_spares();
+        drop(second);
+        assert_eq!(windows.spares().len(), 0);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info;
 use crate::memory;
+use crate::metas;
 use crate::protocol::{Error, Records, Reservation, Wait, Writer, ring_size};
 use crate::stream_info;
 use crate::timing::Timeline;
@@ -124,6 +125,7 @@ impl ZeroBufferSink {
         if let Some(layout) = video.and_then(|video| frame_info::other_layout(buffer, video)) {
             records.push_layout(&layout);
         }
+        metas::to_records(buffer, records);
         let state = self.state();
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
             records.push_caps(&caps.to_string());

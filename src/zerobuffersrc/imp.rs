@@ -37,6 +37,7 @@ use super::{OnWriterExit, Timestamps};
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info::{self, Times};
+use crate::metas;
 use crate::protocol::{
     BufferConfig, Error, Frame, FrameTime, Interrupt, Item, Reader, Records, Wait, WriterState,
 };
@@ -627,16 +628,18 @@ impl ZeroBufferSrc {
     /// The frame as a buffer: its memory is the ring, and its room goes back to the writer when
     /// the memory's last reference goes.
     fn buffer(&self, frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
-        let (sequence, len) = (frame.sequence(), frame.len());
-        let (time, layout) = (frame.time(), frame.records().layout());
-        let (video, takes_layouts, discont) = {
+        let (sequence, len, is_copy) = (frame.sequence(), frame.len(), frame.is_copy());
+        let records = frame.records().clone();
+        let (time, layout) = (records.time(), records.layout());
+        let (caps, video, takes_layouts, discont) = {
             let mut state = self.state();
             let follows = state
                 .last
                 .is_none_or(|last| sequence == last.wrapping_add(1));
             state.last = Some(sequence);
             let discont = std::mem::take(&mut state.discont) || !follows;
-            (state.video.clone(), state.takes_layouts, discont)
+            let (caps, video) = (state.caps.clone(), state.video.clone());
+            (caps, video, state.takes_layouts, discont)
         };
         let mut buffer = gst::Buffer::from_slice(frame);
         if let Some(writable) = buffer.get_mut() {
@@ -649,6 +652,14 @@ impl ZeroBufferSrc {
             }
             if discont {
                 writable.set_flags(gst::BufferFlags::DISCONT);
+            }
+            let left = metas::from_records(&records, caps.as_deref(), writable);
+            if left > 0 {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "{left} metas of frame {sequence} are not known here"
+                );
             }
         }
         let mut copied = false;
@@ -681,7 +692,8 @@ impl ZeroBufferSrc {
         }
         Counters::add(&self.counters.frames, 1);
         Counters::add(&self.counters.bytes, len as u64);
-        let how = if copied {
+        // The reader counts the copies that it makes; they are taken off in `Counters`.
+        let how = if copied && !is_copy {
             &self.counters.copied
         } else {
             &self.counters.in_place

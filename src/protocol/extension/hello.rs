@@ -184,7 +184,8 @@ pub fn note_end(segment: &Segment, sizes: &Sizes, ended: bool) {
 
 /// Reader, when the writer has closed: whether its stream is over.
 pub fn is_ended(segment: &Segment, sizes: &Sizes) -> bool {
-    word(segment, sizes, field::ENDED).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+    word(segment, sizes, field::ENDED)
+        .is_some_and(|word| is_there(segment, sizes) && word.load(Ordering::Relaxed) == 1)
 }
 
 /// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there
