@@ -34,8 +34,9 @@ cargo cinstall --prefix "$installed" --libdir lib
 GST_REGISTRY="$installed/registry.bin" GST_PLUGIN_PATH="$installed/lib/gstreamer-1.0" \
     gst-inspect-1.0 zerobuffer
 
-# A short run of the benchmark, that it stays alive; nothing is timed.
+# Short runs of the benchmarks, that they stay alive; nothing is timed.
 cargo bench --bench transport -- --quick
+cargo bench --bench duplex -- --quick
 
 # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
 cargo build

@@ -1,6 +1,7 @@
 //! Video between processes through ZeroBuffer rings in shared memory.
 //!
 //! * [`protocol`] (its main types also here): the ZeroBuffer v1.0.0 library for plain Rust programs.
+//! * [`duplex`]: requests and answers between two processes, in that library.
 //! * [`testing`]: names and patterns for tests across languages.
 //! * With the feature `plugin` (default): the GStreamer plugin `zerobuffer` with the elements
 //!   `zerobuffersink` and `zerobuffersrc`. Loaded from libgstzerobuffer.so, or registered by an
@@ -36,7 +37,7 @@ mod zerobuffersrc;
 pub use protocol::{
     BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
     MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Wait, Writer,
-    WriterState, ring_size,
+    WriterState, duplex, ring_size,
 };
 
 #[cfg(feature = "plugin")]

@@ -294,6 +294,59 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A duplex client has no connection to a server.
+    #[error("the client of duplex channel '{name}' has no server: call connect()")]
+    NotConnected {
+        /// The channel.
+        name: String,
+    },
+    /// A duplex client has as many requests without an answer as it may have.
+    #[error(
+        "{count} requests on duplex channel '{name}' have no answer yet: receive answers before          sending more, or allow more in its configuration"
+    )]
+    TooManyRequests {
+        /// The channel.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// No answer to this request can come.
+    #[error(
+        "request {request} on duplex channel '{name}' waits for no answer: it was received already,          or that request was not sent to this server"
+    )]
+    UnknownRequest {
+        /// The channel.
+        name: String,
+        /// The number of the request.
+        request: u64,
+    },
+    /// A duplex server did not answer each request once. Nothing on the wire ties an answer to its
+    /// request, so those that came since both were last known to be in step may be mixed up.
+    #[error(
+        "the server of duplex channel '{name}' did not answer each request once: {answers} answers          came to requests {first} to {last}, and which is whose cannot be told; drop them and go          on, or connect again if this comes again at once"
+    )]
+    OutOfStep {
+        /// The channel.
+        name: String,
+        /// The first request in doubt.
+        first: u64,
+        /// The last.
+        last: u64,
+        /// How many answers came to them.
+        answers: u64,
+    },
+    /// The handler of a duplex server failed.
+    #[error(
+        "the handler of duplex channel '{name}' failed at request {request}, which stays without an          answer: {source}"
+    )]
+    Handler {
+        /// The channel.
+        name: String,
+        /// The number of the request.
+        request: u64,
+        /// What it failed with.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system refused something else.
     #[error("buffer '{name}': {what} failed: {source}")]
     Os {
@@ -319,5 +372,10 @@ impl Error {
                 | Error::ReaderReplaced { .. }
                 | Error::ReaderDead { .. }
         )
+    }
+
+    /// Whether it says that the other end has gone, closing or dying.
+    pub fn is_peer_gone(&self) -> bool {
+        self.is_no_reader() || matches!(self, Error::WriterClosed { .. } | Error::WriterDead { .. })
     }
 }

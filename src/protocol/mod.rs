@@ -55,6 +55,7 @@
 //! go wrong.
 
 mod buffer;
+pub mod duplex;
 mod error;
 mod extension;
 #[doc(hidden)]

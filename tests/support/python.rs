@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What pip installs, from its default index.
-const PACKAGES: [&str; 2] = ["zerobuffer-ipc==1.3.0", "posix-ipc==1.3.2"];
+/// What pip installs, from its default index. (NumPy is for the examples.)
+const PACKAGES: [&str; 3] = ["zerobuffer-ipc==1.3.0", "posix-ipc==1.3.2", "numpy==2.2.6"];
 
 /// Without libatomic the package changes the free bytes by plain load and store, and loses updates.
 const CHECK: &str = "import zerobuffer.oieb_view as view, sys\n\
@@ -16,10 +16,17 @@ const CHECK: &str = "import zerobuffer.oieb_view as view, sys\n\
 
 /// A command that runs `tests/python/SCRIPT` with the package at hand.
 pub fn script(script: &str) -> Command {
+    run_file(Path::new("tests/python").join(script))
+}
+
+/// The same for `examples/python/SCRIPT`.
+pub fn example(script: &str) -> Command {
+    run_file(Path::new("examples/python").join(script))
+}
+
+fn run_file(path: PathBuf) -> Command {
     let mut command = Command::new(interpreter());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/python")
-        .join(script);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     // Isolated: whatever the user has in PYTHONPATH or installed is not what we test.
     command.args(["-I", "-u"]).arg(path);
     command
@@ -61,7 +68,7 @@ fn make(folder: &Path, interpreter: &Path) {
     if let Err(why) = run(Command::new("python3").args(["-m", "venv"]).arg(folder)) {
         panic!(
             "python3 cannot make a virtual environment: {why}\n\
-             The tests against the Python implementation need Python 3.8 or later with venv and pip \
+             The tests against the Python implementation need Python 3.10 or later with venv and pip \
              (Debian and Ubuntu: apt install python3 python3-venv)."
         );
     }

@@ -19,6 +19,7 @@ mod kind {
     pub const CAPS: u16 = 2;
     pub const LAYOUT: u16 = 3;
     pub const RESIZE: u16 = 4;
+    pub const ANSWER: u16 = 5;
 }
 
 /// Most planes in a [`FrameLayout`].
@@ -183,6 +184,10 @@ impl Records {
         self.add(kind::RESIZE, 0, &bytes.to_le_bytes());
     }
 
+    pub(crate) fn push_answer(&mut self, request: u64) {
+        self.add(kind::ANSWER, 0, &request.to_le_bytes());
+    }
+
     /// [`Records::push`], for chains.
     #[must_use]
     pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
@@ -280,6 +285,12 @@ impl Records {
     /// How many bytes of ring the writer asks for.
     pub(crate) fn resize(&self) -> Option<u64> {
         let value = self.get(kind::RESIZE)?;
+        (value.len() >= 8).then(|| u64_at(value, 0))
+    }
+
+    /// The number of the request that the frame answers.
+    pub(crate) fn answer(&self) -> Option<u64> {
+        let value = self.get(kind::ANSWER)?;
         (value.len() >= 8).then(|| u64_at(value, 0))
     }
 

@@ -1,0 +1,837 @@
+//! The client of a duplex channel: it sends requests and gets an answer to each.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::buffer_names;
+use super::step::{Doubt, Odd, Owed, Step};
+use crate::protocol::error::{Error, Result};
+use crate::protocol::layout::FRAME_HEADER_SIZE;
+use crate::protocol::reader::{BufferConfig, Frame, Reader};
+use crate::protocol::wait::{Wait, Waiting};
+use crate::protocol::writer::{DEFAULT_WRITE_TIMEOUT, Reservation, Writer};
+
+/// How often the ring of answers is emptied of those of a server before, when a new one may just
+/// have come.
+const DRAINS: u32 = 100;
+
+/// How a client is made. The default has 4096 bytes for metadata and 32 MiB for answers. (The
+/// other implementations take 256 MiB; all of it is reserved in `/dev/shm` here, which has 64 MB
+/// in Docker.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DuplexClientConfig {
+    /// The buffer of the answers.
+    pub response: BufferConfig,
+    /// How many requests may be without an answer at once (default: 1024).
+    pub in_flight: usize,
+    /// Whether the server may give a request back before it has answered it, as a pipeline does
+    /// that works for others (default: no). The duplex servers of all implementations keep the
+    /// request until then, so that one that is given back without an answer will never have any.
+    pub answers_after_release: bool,
+}
+
+impl Default for DuplexClientConfig {
+    fn default() -> Self {
+        Self::new(4096, 32 << 20)
+    }
+}
+
+impl DuplexClientConfig {
+    /// These sizes of the buffer of the answers, in bytes.
+    pub fn new(metadata_size: u64, payload_size: u64) -> Self {
+        DuplexClientConfig {
+            response: BufferConfig::new(metadata_size, payload_size),
+            in_flight: 1024,
+            answers_after_release: false,
+        }
+    }
+
+    /// Other permissions, such as 0o666 for servers of any user.
+    pub fn with_permissions(self, permissions: u32) -> Self {
+        DuplexClientConfig {
+            response: self.response.with_permissions(permissions),
+            ..self
+        }
+    }
+
+    /// Another number of requests that may be without an answer at once; at least 1.
+    pub fn with_in_flight(self, in_flight: usize) -> Self {
+        DuplexClientConfig { in_flight, ..self }
+    }
+
+    /// The server may give a request back before it has answered it.
+    pub fn with_answers_after_release(self) -> Self {
+        DuplexClientConfig {
+            answers_after_release: true,
+            ..self
+        }
+    }
+}
+
+/// Sends requests through the channel and receives the answers, any number of them at once.
+///
+/// It makes the buffer of the answers, and attaches to that of the requests with
+/// [`DuplexClient::connect`], also again when there is another server. Requests are numbered from 1
+/// with each connection, and each answer says to which request it belongs. Threads may share a
+/// client. Dropping it closes the channel at this end; answers that are held stay valid.
+///
+/// # Which answer belongs to which request
+/// A server of ours names the request with each answer (in a record, see [`Records`](crate::Records)).
+/// One without an answer is [`Error::OutOfStep`] all the same, which then names just those that will
+/// get none; the answer behind it is received next.
+///
+/// With servers of other implementations nothing ties the two: the n-th answer is taken for that of
+/// the n-th request. A server that skips a request, or answers one twice, would move all answers
+/// behind it. So the client counts along:
+///
+/// * A request that the server has given back without an answer will not get one (unless
+///   [`DuplexClientConfig::answers_after_release`] is set).
+/// * An answer that comes when all requests have theirs is one too many.
+///
+/// In both cases it throws away what comes until the server has done with all requests, and says
+/// [`Error::OutOfStep`], with the numbers of the requests whose answers cannot be trusted. From
+/// there on both are in step again. With one request at a time no answer is given for that of
+/// another because of a request without an answer; with several at once, and with an answer too
+/// many, it may have happened to those that the error names.
+///
+/// If the server may answer after it has given the request back, only an answer too many is
+/// noticed, and then nothing puts the two in step but [`DuplexClient::connect`].
+#[derive(Debug)]
+pub struct DuplexClient {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    buffers: [String; 2],
+    config: DuplexClientConfig,
+    /// Held by who connects.
+    connecting: Mutex<()>,
+    state: Mutex<State>,
+    /// Told when `State::reading` ends.
+    read: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The buffer of the answers, unless it could not be made again.
+    reader: Option<Arc<Reader>>,
+    /// Whether requests may have been answered in it.
+    used: bool,
+    connection: Option<Connection>,
+    /// Some thread reads answers, for all.
+    reading: bool,
+    /// Threads that wait for that.
+    waiting: usize,
+    /// Answers that were read for other threads.
+    aside: VecDeque<Response>,
+    evacuation: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    writer: Arc<Writer>,
+    reader: Arc<Reader>,
+    step: Step,
+    /// Answers are thrown away until the server has done with all requests.
+    lost: bool,
+    /// Nothing puts this connection in step again.
+    over: Option<Doubt>,
+    /// Its server is gone, or breaks the protocol.
+    ended: bool,
+    /// What was last said to be in doubt.
+    told: Option<Doubt>,
+    /// The server names the request that it answers.
+    named: bool,
+}
+
+impl DuplexClient {
+    /// Makes the buffer of the answers of channel `name`, so that a server that comes finds it.
+    ///
+    /// # Errors
+    /// As [`Reader::create`].
+    pub fn create(name: &str, config: DuplexClientConfig) -> Result<Self> {
+        if config.in_flight == 0 {
+            return Err(Error::InvalidConfig {
+                why: "at least one request must be allowed to wait for its answer".into(),
+            });
+        }
+        let buffers = buffer_names(name);
+        let reader = Reader::create(&buffers[1], &config.response)?;
+        Ok(DuplexClient {
+            shared: Arc::new(Shared {
+                name: name.into(),
+                buffers,
+                config,
+                connecting: Mutex::default(),
+                state: Mutex::new(State {
+                    reader: Some(Arc::new(reader)),
+                    ..State::default()
+                }),
+                read: Condvar::new(),
+            }),
+        })
+    }
+
+    /// The name of the channel.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Attaches to the server, and waits for one if there is none (yet). Does nothing while it is
+    /// connected to one that is there and in step. When it left another server before, answers of
+    /// that one are thrown away, and requests are numbered from 1 again.
+    ///
+    /// # Errors
+    /// As [`Writer::attach_wait`] for the buffer of the requests and [`Reader::create`] for that of
+    /// the answers, which is made anew where answers of the server before could still come.
+    pub fn connect<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<()> {
+        self.shared.connect(None, wait.into())
+    }
+
+    /// As [`DuplexClient::connect`], and writes `metadata` before the first request. A server that
+    /// has the metadata of another client is waited for until it has a new buffer.
+    ///
+    /// # Errors
+    /// As [`DuplexClient::connect`] and [`Writer::set_metadata`].
+    pub fn connect_with<'a>(&self, metadata: &[u8], wait: impl Into<Wait<'a>>) -> Result<()> {
+        self.shared.connect(Some(metadata), wait.into())
+    }
+
+    /// Whether there is a server that reads requests and can answer.
+    pub fn is_server_connected(&self) -> bool {
+        let connected = |(writer, reader): (Arc<Writer>, Arc<Reader>)| {
+            writer.is_reader_connected() && reader.is_writer_connected()
+        };
+        self.shared.ends().is_ok_and(connected)
+    }
+
+    /// What the server has written about its answers; `None` as long as it has not.
+    ///
+    /// # Errors
+    /// [`Error::NotConnected`]; as [`Reader::metadata`].
+    pub fn metadata(&self) -> Result<Option<Vec<u8>>> {
+        self.shared.ends()?.1.metadata()
+    }
+
+    /// How many requests have no answer yet.
+    pub fn pending(&self) -> usize {
+        let state = self.shared.state();
+        let step = state.connection.as_ref().map(|now| &now.step);
+        step.map_or(0, Step::pending)
+    }
+
+    /// Whether answers that are held leave the ring when the server needs their room
+    /// ([`Reader::set_evacuation`]).
+    pub fn set_evacuation(&self, evacuate: bool) {
+        let mut state = self.shared.state();
+        state.evacuation = evacuate;
+        if let Some(reader) = &state.reader {
+            reader.set_evacuation(evacuate);
+        }
+    }
+
+    /// Sends a request, copying it in, and returns its number. Waits for room at most
+    /// [`DEFAULT_WRITE_TIMEOUT`].
+    ///
+    /// # Errors
+    /// As [`DuplexClient::reserve`] and [`Request::commit`].
+    pub fn send(&self, request: &[u8]) -> Result<u64> {
+        self.send_wait(request, DEFAULT_WRITE_TIMEOUT)
+    }
+
+    /// Sends a request, copying it in, and returns its number.
+    ///
+    /// # Errors
+    /// As [`DuplexClient::reserve`] and [`Request::commit`].
+    pub fn send_wait<'a>(&self, request: &[u8], wait: impl Into<Wait<'a>>) -> Result<u64> {
+        let mut place = self.reserve(request.len() as u64, wait)?;
+        place.copy_from_slice(request);
+        place.commit()
+    }
+
+    /// Lends room for a request of exactly `len` bytes, to be filled in place.
+    ///
+    /// # Errors
+    /// As [`Writer::reserve`]; [`Error::NotConnected`], also when [`DuplexClient::receive`] has
+    /// said that the server is gone; [`Error::TooManyRequests`] until an answer is received;
+    /// [`Error::OutOfStep`] until [`DuplexClient::receive`] has said so.
+    pub fn reserve<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Result<Request> {
+        let reservation = self.shared.ready()?.reserve(len, wait)?;
+        Ok(self.request(reservation))
+    }
+
+    /// Lends room for a request ahead of time, as [`Writer::reserve_ahead`] does.
+    pub fn reserve_ahead(&self, len: u64) -> Option<Request> {
+        let reservation = self.shared.ready().ok()?.reserve_ahead(len)?;
+        Some(self.request(reservation))
+    }
+
+    fn request(&self, reservation: Reservation) -> Request {
+        Request {
+            reservation,
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// The next answer, whichever request it belongs to; in the order of the requests. It lends its
+    /// room in the ring until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] (the answer may still come, and is received then), [`Error::Interrupted`];
+    /// [`Error::OutOfStep`]; [`Error::WriterClosed`], [`Error::WriterDead`], [`Error::ReaderClosed`],
+    /// [`Error::ReaderDead`] once all answers of a server that went away are received: connect
+    /// again; [`Error::Corrupt`], [`Error::Sequence`] when it breaks the protocol: the same;
+    /// [`Error::NotConnected`]; [`Error::Closed`].
+    pub fn receive<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Response> {
+        self.shared.receive(None, &wait.into().start())
+    }
+
+    /// The answer to this request; those to others are put aside for whoever asks for them.
+    ///
+    /// # Errors
+    /// As [`DuplexClient::receive`]; [`Error::UnknownRequest`] when no answer to it can come.
+    pub fn receive_for<'a>(&self, request: u64, wait: impl Into<Wait<'a>>) -> Result<Response> {
+        self.shared.receive(Some(request), &wait.into().start())
+    }
+
+    /// Closes the channel at this end, and removes the buffer of the answers.
+    pub fn close(&self) {
+        let mut state = self.shared.state();
+        state.closed = true;
+        state.aside.clear();
+        if let Some(connection) = state.connection.take() {
+            connection.writer.close();
+        }
+        if let Some(reader) = state.reader.take() {
+            reader.close();
+        }
+    }
+}
+
+impl Drop for DuplexClient {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn closed(&self) -> Error {
+        Error::Closed {
+            name: self.name.clone(),
+        }
+    }
+
+    fn out_of_step(&self, doubt: Doubt) -> Error {
+        Error::OutOfStep {
+            name: self.name.clone(),
+            first: doubt.first,
+            last: doubt.last,
+            answers: doubt.answers,
+        }
+    }
+
+    fn not_connected(&self) -> Error {
+        Error::NotConnected {
+            name: self.name.clone(),
+        }
+    }
+
+    fn connection<'a>(&self, state: &'a mut State) -> Result<&'a mut Connection> {
+        if state.closed {
+            return Err(self.closed());
+        }
+        let connection = state.connection.as_mut();
+        connection.ok_or_else(|| self.not_connected())
+    }
+
+    /// The connection, if a request may be sent now.
+    fn sending<'a>(&self, state: &'a mut State) -> Result<&'a mut Connection> {
+        let connection = self.connection(state)?;
+        if connection.ended {
+            return Err(self.not_connected());
+        }
+        if connection.lost || connection.over.is_some() {
+            return Err(self.out_of_step(connection.step.doubt()));
+        }
+        Ok(connection)
+    }
+
+    fn ends(&self) -> Result<(Arc<Writer>, Arc<Reader>)> {
+        let mut state = self.state();
+        let connection = self.connection(&mut state)?;
+        Ok((connection.writer.clone(), connection.reader.clone()))
+    }
+
+    /// The writer, if a request may be sent now.
+    fn ready(&self) -> Result<Arc<Writer>> {
+        let mut state = self.state();
+        let connection = self.sending(&mut state)?;
+        let count = connection.step.pending();
+        if count >= self.config.in_flight {
+            return Err(Error::TooManyRequests {
+                name: self.name.clone(),
+                count,
+            });
+        }
+        Ok(connection.writer.clone())
+    }
+
+    fn connect(&self, metadata: Option<&[u8]>, wait: Wait) -> Result<()> {
+        let _one = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut server_left = false;
+        {
+            let mut state = self.state();
+            if state.closed {
+                return Err(self.closed());
+            }
+            if let Some(connection) = &state.connection {
+                server_left = !connection.writer.is_reader_connected();
+                if connection.over.is_none() && !connection.ended && !server_left {
+                    return Ok(());
+                }
+                connection.writer.close();
+            }
+            state.connection = None;
+            state.aside.clear();
+            // Who still reads for that connection ends within a slice of time.
+            state.waiting += 1;
+            while state.reading {
+                state = self
+                    .read
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            state.waiting -= 1;
+        }
+        let reader = self.unused_reader(server_left)?;
+        // One who left other metadata there will have its buffer replaced by the server.
+        let suits = |writer: &Writer| match metadata {
+            _ if !writer.is_metadata_written() => Ok(true),
+            None => Ok(false),
+            Some(wanted) => Ok(writer.metadata().as_deref() == Some(wanted)),
+        };
+        let writer = Writer::attach_wait_if(&self.buffers[0], wait, suits)?;
+        if let Some(metadata) = metadata
+            && !writer.is_metadata_written()
+        {
+            writer.set_metadata(metadata)?;
+        }
+        let mut state = self.state();
+        if state.closed {
+            return Err(self.closed());
+        }
+        state.used = true;
+        state.connection = Some(Connection {
+            writer: Arc::new(writer),
+            reader,
+            step: Step::default(),
+            lost: false,
+            over: None,
+            ended: false,
+            told: None,
+            named: false,
+        });
+        Ok(())
+    }
+
+    /// A buffer of answers in which there is none, and will be none of a server before.
+    fn unused_reader(&self, server_left: bool) -> Result<Arc<Reader>> {
+        let (reader, used, evacuation) = {
+            let mut state = self.state();
+            (state.reader.take(), state.used, state.evacuation)
+        };
+        if let Some(reader) = reader {
+            if !used || (server_left && keep(&reader)) {
+                return self.put_reader(reader);
+            }
+            reader.close();
+        }
+        let reader = Reader::create(&self.buffers[1], &self.config.response)?;
+        reader.set_evacuation(evacuation);
+        self.put_reader(Arc::new(reader))
+    }
+
+    fn put_reader(&self, reader: Arc<Reader>) -> Result<Arc<Reader>> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(self.closed());
+        }
+        state.used = false;
+        state.reader = Some(reader.clone());
+        Ok(reader)
+    }
+
+    /// Publishes a request, and notes what has to come back.
+    fn publish(&self, reservation: &mut Reservation) -> Result<u64> {
+        let mut state = self.state();
+        // Nobody else reads, so nobody is in the way of a look for surplus answers.
+        let alone = !state.reading;
+        let connection = self.sending(&mut state)?;
+        if !reservation.is_pending_for(&connection.writer) {
+            return Err(self.closed());
+        }
+        if connection.step.pending() == 0 {
+            connection.look_for_surplus(alone, &self.config)?;
+        }
+        let connection = self.sending(&mut state)?;
+        let len = reservation.len() as u64;
+        // With the lock held: nobody looks at the ring and the step in between.
+        reservation.publish()?;
+        Ok(connection.step.send(len + FRAME_HEADER_SIZE))
+    }
+
+    fn receive(&self, request: Option<u64>, waiting: &Waiting) -> Result<Response> {
+        let mut ends: Option<(Arc<Writer>, Arc<Reader>)> = None;
+        loop {
+            if waiting.is_interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let wanted = |response: &Response| request.is_none_or(|n| n == response.request);
+            if let Some(at) = state.aside.iter().position(wanted)
+                && let Some(response) = state.aside.remove(at)
+            {
+                return Ok(response);
+            }
+            let reading = state.reading;
+            let connection = self.connection(state)?;
+            let (writer, reader) = ends.get_or_insert_with(|| {
+                let Connection { writer, reader, .. } = &*connection;
+                (writer.clone(), reader.clone())
+            });
+            if !Arc::ptr_eq(writer, &connection.writer) {
+                // That one has been left.
+                return Err(self.not_connected());
+            }
+            if let Some(doubt) = connection.over {
+                return Err(self.out_of_step(doubt));
+            }
+            if let Some(request) = request
+                && !connection.step.is_pending(request)
+            {
+                return Err(match connection.told {
+                    Some(doubt) if doubt.concerns(request) => self.out_of_step(doubt),
+                    _ => Error::UnknownRequest {
+                        name: self.name.clone(),
+                        request,
+                    },
+                });
+            }
+            if reading {
+                let slice = waiting.slice().ok_or_else(|| self.timeout(waiting))?;
+                state.waiting += 1;
+                let waited = self.read.wait_timeout(guard, slice);
+                waited.unwrap_or_else(PoisonError::into_inner).0.waiting -= 1;
+                continue;
+            }
+            state.reading = true;
+            drop(guard);
+            let found = self.read(writer, reader, waiting);
+            let mut guard = self.state();
+            let state = &mut *guard;
+            state.reading = false;
+            // Telling is a system call, also when nobody listens.
+            if state.waiting > 0 {
+                self.read.notify_all();
+            }
+            let now = state.connection.as_mut();
+            let mut now = now.filter(|now| Arc::ptr_eq(writer, &now.writer));
+            if let (Err(err), Some(connection)) = (&found, &mut now)
+                && (err.is_peer_gone()
+                    || matches!(err, Error::Corrupt { .. } | Error::Sequence { .. }))
+            {
+                connection.ended = true;
+                // A server of another implementation cannot have the name of a buffer that seems to
+                // have a writer.
+                connection.writer.close();
+            }
+            let (Some(frame), Some(connection)) = (found?, now) else {
+                continue;
+            };
+            let (without, answered) = match connection.take(&frame, &self.config) {
+                Taken::Answer(answered) => (None, answered),
+                Taken::AnswerBehind(without, answered) => (Some(without), answered),
+                Taken::Nobodys => continue,
+            };
+            let response = Response {
+                frame,
+                request: answered,
+            };
+            match (request, without) {
+                (None, None) => return Ok(response),
+                (Some(wanted), _) if wanted == answered => return Ok(response),
+                // It is received next.
+                (None, Some(without)) => {
+                    state.aside.push_back(response);
+                    return Err(self.out_of_step(without));
+                }
+                _ => state.aside.push_back(response),
+            }
+        }
+    }
+
+    fn timeout(&self, waiting: &Waiting) -> Error {
+        Error::Timeout {
+            name: self.buffers[1].clone(),
+            waited: waiting.waited(),
+        }
+    }
+
+    /// Waits for the next answer for a slice of time. Only one thread is here at a time, and while
+    /// it is, nobody connects.
+    fn read(&self, writer: &Writer, reader: &Reader, waiting: &Waiting) -> Result<Option<Frame>> {
+        let nothing = |err: &Error| matches!(err, Error::Timeout { .. });
+        let (owing, lost) = {
+            // With the lock held: nobody sends between the look at the ring and that at the step.
+            let mut state = self.state();
+            let connection = self.connection(&mut state)?;
+            let used = connection.used();
+            // Neither unread nor held.
+            let unread = reader.used_bytes() > 0;
+            let owed = connection.step.look(used, unread);
+            let holds = !self.config.answers_after_release;
+            (holds && owed == Owed::Suspect, connection.lost)
+        };
+        if owing || lost {
+            match reader.read_frame(Wait::no()) {
+                Err(err) if nothing(&err) => {
+                    if let Some(frame) = self.lose()? {
+                        return Ok(Some(frame));
+                    }
+                }
+                found => return found.map(Some),
+            }
+        }
+        let slice = waiting.slice();
+        match reader.read_frame(slice.unwrap_or_default()) {
+            Err(err) if nothing(&err) => {}
+            found => return found.map(Some),
+        }
+        if let Err(gone) = writer.look_at_reader() {
+            // What it answered before.
+            return match reader.read_frame(Wait::no()) {
+                Ok(frame) => Ok(Some(frame)),
+                Err(_) => Err(gone),
+            };
+        }
+        match slice {
+            Some(_) => Ok(None),
+            None => Err(self.timeout(waiting)),
+        }
+    }
+
+    /// The server owes an answer that will not come, or gave one too many. From here on what comes
+    /// is nobody's and nothing is sent, until it has done with all requests; then this is said.
+    fn lose(&self) -> Result<Option<Frame>> {
+        let mut state = self.state();
+        let connection = self.connection(&mut state)?;
+        // Answers that name their requests are not lost with others.
+        connection.lost = !connection.named;
+        if connection.used() > 0 {
+            return Ok(None);
+        }
+        // What was answered before the last one was given back.
+        match connection.reader.read_frame(Wait::no()) {
+            Ok(frame) => return Ok(Some(frame)),
+            Err(Error::Timeout { .. }) => {}
+            Err(err) => return Err(err),
+        }
+        let doubt = connection.step.doubt();
+        connection.step.start_over();
+        connection.lost = false;
+        connection.told = Some(doubt);
+        let aside = &mut state.aside;
+        aside.retain(|response| !doubt.concerns(response.request));
+        Err(self.out_of_step(doubt))
+    }
+}
+
+/// Whether a buffer whose server is gone can be had for the next one, which has come to it already.
+/// If not, it is closed.
+fn keep(reader: &Reader) -> bool {
+    for _ in 0..DRAINS {
+        loop {
+            match reader.read_frame(Wait::no()) {
+                // Of the server before: the next one has had no request.
+                Ok(_) => {}
+                Err(Error::Timeout { .. }) => break,
+                Err(Error::WriterClosed { .. } | Error::WriterDead { .. }) => break,
+                Err(_) => return false,
+            }
+        }
+        // Metadata is written once.
+        if !matches!(reader.metadata(), Ok(None)) || reader.close_if_unused() {
+            return false;
+        }
+        if reader.is_writer_connected() && reader.used_bytes() == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// What an answer is.
+enum Taken {
+    /// That to this request.
+    Answer(u64),
+    /// The same, and those that it passed over will get none.
+    AnswerBehind(Doubt, u64),
+    Nobodys,
+}
+
+impl Connection {
+    /// Bytes of the requests that the server has not given back. What it answered before it gave a
+    /// request back is to be read after this.
+    fn used(&self) -> u64 {
+        let used = self.writer.used_bytes();
+        // Acquire, with the Release in `handoff::give_back`: the post of that answer came before.
+        fence(Ordering::Acquire);
+        used
+    }
+
+    /// To which request an answer belongs.
+    fn take(&mut self, frame: &Frame, config: &DuplexClientConfig) -> Taken {
+        let sequence = frame.sequence();
+        if let Some(request) = frame.records().answer() {
+            self.named = true;
+            self.lost = false;
+            match self.step.answer_to(sequence, request) {
+                Ok(None) => return Taken::Answer(request),
+                Ok(Some(without)) => {
+                    self.told = Some(without);
+                    return Taken::AnswerBehind(without, request);
+                }
+                // The answer to this one was there, or was given up: no other can be meant.
+                Err(Odd::Surplus) => return Taken::Nobodys,
+                Err(Odd::Stranger) => {}
+            }
+        } else if self.lost {
+            self.step.discard(sequence);
+            return Taken::Nobodys;
+        } else {
+            match self.step.answer(sequence) {
+                Ok(request) => return Taken::Answer(request),
+                Err(Odd::Surplus) if !config.answers_after_release => {
+                    self.lost = true;
+                    return Taken::Nobodys;
+                }
+                Err(_) => {}
+            }
+        }
+        self.over = Some(self.step.doubt());
+        Taken::Nobodys
+    }
+
+    /// Before a request when none is under way: an answer that is there is one too many.
+    fn look_for_surplus(&mut self, alone: bool, config: &DuplexClientConfig) -> Result<()> {
+        let used = self.used();
+        // Nothing unread, and nothing held either.
+        let mut empty = self.reader.used_bytes() == 0;
+        if !empty && alone {
+            match self.reader.read_frame(Wait::no()) {
+                Ok(frame) => drop(self.take(&frame, config)),
+                Err(Error::Timeout { .. }) => empty = true,
+                Err(err) => return Err(err),
+            }
+        }
+        if empty && used == 0 {
+            self.step.settle();
+        }
+        Ok(())
+    }
+}
+
+/// Room for one request, lent by [`DuplexClient::reserve`] or [`DuplexClient::reserve_ahead`].
+/// Dropping it leaves no trace.
+#[derive(Debug)]
+#[must_use = "a request that is not committed is not sent"]
+pub struct Request {
+    reservation: Reservation,
+    shared: Arc<Shared>,
+}
+
+impl Request {
+    /// Sends the request and returns its number.
+    ///
+    /// # Errors
+    /// As [`Reservation::commit`]; [`Error::Closed`] also when the client has connected to another
+    /// server meanwhile; [`Error::OutOfStep`] when an answer is there that nobody asked for.
+    pub fn commit(mut self) -> Result<u64> {
+        self.publish()
+    }
+
+    /// As [`Request::commit`]; if it was lent ahead it keeps the room ([`Reservation::publish`]).
+    ///
+    /// # Errors
+    /// As [`Request::commit`].
+    pub fn publish(&mut self) -> Result<u64> {
+        self.shared.publish(&mut self.reservation)
+    }
+}
+
+impl Deref for Request {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.reservation
+    }
+}
+
+impl DerefMut for Request {
+    /// Nothing once it is sent: the server looks at the bytes.
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.reservation
+    }
+}
+
+impl AsMut<[u8]> for Request {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+/// An answer in the ring, lent until it is dropped, like any [`Frame`].
+#[derive(Debug)]
+pub struct Response {
+    frame: Frame,
+    request: u64,
+}
+
+impl Response {
+    /// The number of the request that it belongs to.
+    pub fn request(&self) -> u64 {
+        self.request
+    }
+
+    /// The frame of the ring that it is.
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+}
+
+impl Deref for Response {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+impl AsRef<[u8]> for Response {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
