@@ -610,15 +610,22 @@ impl Shared {
             base: self.sizes.payload_start(),
         };
         let find = |free| state.slots.find(size, free, want, &taken);
-        let spot = find(free).ok_or_else(|| {
-            let spot = find(size).filter(|_| free < size)?;
-            let wanted = state.slots.needed(size, spot, total);
-            Some(Lack { free, wanted })
-        })?;
+        let (spot, lack) = match find(free) {
+            Some(spot) => (spot, None),
+            None => {
+                let spot = find(size).filter(|_| free < size).ok_or(None)?;
+                let wanted = state.slots.needed(size, spot, total);
+                (spot, Some(Lack { free, wanted }))
+            }
+        };
         taken.push(spot.start..spot.head + total);
-        // A copy brings its records along too.
+        // A copy brings its records along too. Asked before a wait: this is no lack that the reader
+        // can end.
         if !Slots::leaves_room(size, want.room + total, &taken) {
             return Err(None);
+        }
+        if lack.is_some() {
+            return Err(lack);
         }
         self.lend(&mut state, spot, len, total).map_err(|_| None)
     }
