@@ -223,13 +223,19 @@ impl ZeroBufferSink {
         writer
     }
 
-    /// The reader knows the caps; it also needs the events that are still true.
-    fn announced(&self) {
-        let mut pending = Records::new();
+    /// The events that are still true.
+    fn sticky(&self) -> Records {
+        let mut records = Records::new();
         self.obj().sink_pad().sticky_events_foreach(|event| {
-            events::to_record(event, |_| None, &mut pending);
+            events::to_record(event, |_| None, &mut records);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
         });
+        records
+    }
+
+    /// The reader knows the caps; it also needs the events that are still true.
+    fn announced(&self) {
+        let pending = self.sticky();
         let mut state = self.state();
         state.announced = true;
         state.told = state.caps.clone();
@@ -270,6 +276,7 @@ impl ZeroBufferSink {
             // It knows, and has made what it could.
             return Ok(false);
         }
+        let interrupts = self.pausing.interrupt.times();
         let now = Wait::no().interrupted_by(&self.pausing.interrupt);
         match writer.request_size(wanted, now) {
             Ok(true) => {}
@@ -283,19 +290,33 @@ impl ZeroBufferSink {
         }
         gst::debug!(CAT, imp = self, "Asked for a ring of {wanted} bytes");
         let began = Instant::now();
-        while began.elapsed() < RESIZE_PATIENCE && !self.pausing.interrupt.is_set() {
+        // `render` sees an interrupt while it lasts; a query holds no lock, and may miss it.
+        let interrupt = &self.pausing.interrupt;
+        while began.elapsed() < RESIZE_PATIENCE
+            && !interrupt.is_set()
+            && interrupt.times() == interrupts
+        {
             match writer.look_at_reader() {
                 Err(Error::ReaderReplaced { .. }) => {
                     let asked = self.state().asked;
                     self.disconnect("the ring was made anew");
                     self.state().asked = asked;
-                    let wait = Wait::from(RESIZE_PATIENCE).interrupted_by(&self.pausing.interrupt);
-                    self.attached(Writer::attach_wait(writer.name(), wait)?);
+                    let wait = Wait::from(RESIZE_PATIENCE).interrupted_since(interrupt, interrupts);
+                    match Writer::attach_wait(writer.name(), wait) {
+                        Ok(writer) => {
+                            self.attached(writer);
+                        }
+                        // It is gone with its new ring: as if there had been none yet.
+                        Err(err) if is_missing(&err) => {
+                            gst::info!(CAT, imp = self, "No new ring after all: {err}");
+                        }
+                        Err(err) => return Err(err),
+                    }
                     return Ok(true);
                 }
                 other => other?,
             }
-            self.pausing.interrupt.sleep(RESIZE_INTERVAL);
+            interrupt.sleep(RESIZE_INTERVAL);
         }
         gst::debug!(CAT, imp = self, "The ring stays as it is");
         Ok(false)
@@ -307,7 +328,12 @@ impl ZeroBufferSink {
             return;
         };
         if event.type_() == gst::EventType::FlushStop {
-            self.state().pending.clear();
+            let waiting = std::mem::take(&mut self.state().pending);
+            if !waiting.is_empty() {
+                // What is sticky outlives a flush, and may not have been told yet.
+                let sticky = self.sticky();
+                self.state().pending = sticky;
+            }
             return;
         }
         let state = &mut *self.state();
