@@ -47,6 +47,35 @@ fn a_reader_that_goes_with_its_new_ring_is_as_if_there_had_been_none() {
     assert_eq!(*reader.read_frame(LONG).unwrap(), [8; 1500]);
 }
 
+#[test]
+fn a_reader_that_stands_still_is_given_time_for_a_larger_ring() {
+    let name = Name::new("flight-still");
+    let config = BufferConfig::new(1024, 1000).with_resizing();
+    let reader = Reader::create(&name, &config).unwrap();
+    let sender = sender(&name);
+    let (source, sink) = (sender.appsrc("in"), sender.element("sink"));
+    sink.set_property_from_str("on-full", "drop");
+    source.push_buffer(buffer(7, 1500)).unwrap();
+    // It does not read: that is no reason for an error, though no frame can pass.
+    sender.until("sink", "dropped", 1);
+    sink.set_property_from_str("on-full", "block");
+    source.push_buffer(buffer(8, 1500)).unwrap();
+    let Item::Resize(bytes) = reader.read(LONG).unwrap() else {
+        panic!("it was asked");
+    };
+    let next = reader.replace(&BufferConfig::new(1024, bytes)).unwrap();
+    sender.until("sink", "frames", 1);
+    assert_eq!(*next.read_frame(LONG).unwrap(), [8; 1500]);
+    // One that reads the request and does nothing is no reason to wait for ever.
+    drop((reader, next));
+    let reader = Reader::create(&name, &config).unwrap();
+    source.push_buffer(buffer(9, 1500)).unwrap();
+    let asked = reader.read(LONG).unwrap();
+    assert!(matches!(asked, Item::Resize(_)), "{asked:?}");
+    let error = sender.error();
+    assert!(error.contains("1500"), "{error}");
+}
+
 /// Nothing is waited for, so what is held stays where it is.
 #[track_caller]
 fn leaves_what_is_held_alone(reader: &Reader, value: u8) {

@@ -455,6 +455,15 @@ impl Writer {
         self.shared.waits.load(Ordering::Relaxed)
     }
 
+    /// Whether the reader has read all that was written: frames and messages. It may still hold them.
+    pub fn is_all_read(&self) -> bool {
+        self.shared.oieb().is_none_or(|oieb| {
+            // Acquire, with the Release in `reader::Shared::note_read`.
+            let read = oieb.word(offset::PAYLOAD_READ_POS).load(Ordering::Acquire);
+            read == oieb.get(offset::PAYLOAD_WRITE_POS)
+        })
+    }
+
     /// Bytes of the ring that are not free: frames written and not yet given back.
     pub fn used_bytes(&self) -> u64 {
         let free = self

@@ -85,6 +85,16 @@ impl ZeroBufferSink {
         };
         let place = match writer.reserve_with(len, &records, wait) {
             Err(Error::BufferFull { .. }) if policy.on_full == OnFull::Drop => return Ok(false),
+            // The ring is too small, and the reader, which stands still, does not know it yet.
+            Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. })
+                if writer.can_request_size() && !writer.is_all_read() =>
+            {
+                if policy.on_full == OnFull::Drop {
+                    return Ok(false);
+                }
+                self.wait_for_ring(&writer, len, policy)?;
+                return self.send(buffer);
+            }
             other => other?,
         };
         let place = match repacks {
@@ -320,6 +330,34 @@ impl ZeroBufferSink {
         }
         gst::debug!(CAT, imp = self, "The ring stays as it is");
         Ok(false)
+    }
+
+    /// Waits until the reader has read all, a request for another ring among it, and has had time to
+    /// make that: then looking at it tells.
+    fn wait_for_ring(&self, writer: &Writer, len: u64, policy: Policy) -> Result<(), Stop> {
+        let interrupt = &self.pausing.interrupt;
+        let timeout = Some(Duration::from(policy.timeout)).filter(|time| !time.is_zero());
+        let began = Instant::now();
+        let mut read = None;
+        while read.is_none_or(|read: Instant| read.elapsed() < RESIZE_PATIENCE) {
+            if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
+                return Err(Stop::Element(gst::error_msg!(
+                    gst::ResourceError::Write,
+                    (
+                        "The reader made no ring for frames of {len} bytes within the timeout of {}",
+                        policy.timeout
+                    )
+                )));
+            }
+            writer.look_at_reader()?;
+            if read.is_none() && writer.is_all_read() {
+                read = Some(Instant::now());
+            }
+            if interrupt.sleep(RESIZE_INTERVAL) {
+                return Err(Error::Interrupted.into());
+            }
+        }
+        Ok(())
     }
 
     /// An event has gone through the sink: tells the reader, if it is one that travels.
