@@ -1,7 +1,6 @@
 //! The pool that the sink proposes to upstream: its buffers are room in the ring while there is a
 //! reader and room, and ordinary memory otherwise. It blocks nobody who does not render.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gst::glib;
@@ -10,7 +9,8 @@ use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-use super::{Link, allocator};
+use super::{Link, PATIENCE, allocator};
+use crate::protocol::{Interrupt, Wait};
 
 #[derive(Clone, Debug, Default)]
 struct Config {
@@ -26,7 +26,8 @@ mod imp {
     pub struct RingPool {
         pub(super) link: OnceLock<Link>,
         config: Mutex<Config>,
-        flushing: AtomicBool,
+        /// Set while it flushes or is not active; ends waits for room.
+        flushing: Interrupt,
     }
 
     #[glib::object_subclass]
@@ -64,25 +65,33 @@ mod imp {
         }
 
         fn flush_start(&self) {
-            self.flushing.store(true, Ordering::SeqCst);
+            self.flushing.set();
             self.parent_flush_start();
         }
 
         fn flush_stop(&self) {
             self.parent_flush_stop();
-            self.flushing.store(false, Ordering::SeqCst);
+            self.flushing.clear();
         }
 
         fn acquire_buffer(
             &self,
             params: Option<&gst::BufferPoolAcquireParams>,
         ) -> Result<gst::Buffer, gst::FlowError> {
-            if !self.obj().is_active() || self.flushing.load(Ordering::SeqCst) {
+            if !self.obj().is_active() || self.flushing.is_set() {
                 return Err(gst::FlowError::Flushing);
             }
             let Config { size, video } = self.config().clone();
             let link = self.link.get();
-            let place = link.and_then(|link| link.reserve(size as u64));
+            let may_wait = params.is_none_or(|params| {
+                let flags = params.flags();
+                !flags.contains(gst::BufferPoolAcquireFlags::DONTWAIT)
+            });
+            let wait = match may_wait {
+                true => Wait::from(PATIENCE).interrupted_by(&self.flushing),
+                false => Wait::no(),
+            };
+            let place = link.and_then(|link| link.reserve(size as u64, wait));
             let mut buffer = match place {
                 Some(place) => {
                     let mut buffer = gst::Buffer::new();
@@ -148,5 +157,39 @@ impl RingPool {
         config.set_params(Some(caps), size, 0, 0);
         pool.set_config(config)?;
         Ok(pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::protocol::{BufferConfig, Reader, Writer, ring_size};
+    use crate::testing::unique_name;
+
+    #[test]
+    fn who_asks_not_to_wait_does_not() {
+        gst::init().unwrap();
+        let video = gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, 40, 25);
+        let video = video.build().unwrap();
+        let name = unique_name("pool-dontwait");
+        let config = BufferConfig::new(1024, ring_size(video.size() as u64, 3));
+        let _reader = Reader::create(&name, &config).unwrap();
+        let writer = Arc::new(Writer::attach(&name).unwrap());
+        while writer.write_frame_wait(&[1; 1000], Wait::no()).is_ok() {}
+        let link = Link::default();
+        link.replace(Some(writer.clone()));
+        link.rendering(true);
+        let waits = writer.waits();
+        let pool = RingPool::new(link, &video.to_caps().unwrap(), &video).unwrap();
+        pool.set_active(true).unwrap();
+        let flags = gst::BufferPoolAcquireFlags::DONTWAIT;
+        let params = gst::BufferPoolAcquireParams::with_flags(flags);
+        let buffer = pool.acquire_buffer(Some(&params)).unwrap();
+        assert!(!allocator::is_ring(buffer.peek_memory(0)));
+        assert_eq!(writer.waits(), waits);
+        drop(buffer);
+        pool.set_active(false).unwrap();
     }
 }

@@ -640,6 +640,8 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
     if abilities != Abilities::default() {
         extension::count_attachment(&segment, &sizes);
         extension::note_end(&segment, &sizes, false);
+        // One before us may have been killed while it waited.
+        extension::want(&segment, &sizes, 0);
     }
     Ok(Attached {
         segment: segment.clone(),

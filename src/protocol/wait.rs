@@ -1,7 +1,7 @@
 //! How long to wait, and how to end a wait early.
 
 use std::cell::OnceCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub struct Interrupt(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     flag: AtomicBool,
+    /// How often it was set.
+    times: AtomicU64,
     lock: Mutex<()>,
     set: Condvar,
 }
@@ -37,6 +39,8 @@ impl Interrupt {
         let _lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
         // Release/Acquire with `is_set`: who sees the flag sees what was done before it.
         self.0.flag.store(true, Ordering::Release);
+        // Release/Acquire with `times`: the same.
+        self.0.times.fetch_add(1, Ordering::Release);
         self.0.set.notify_all();
     }
 
@@ -48,6 +52,11 @@ impl Interrupt {
     /// Whether it is set.
     pub fn is_set(&self) -> bool {
         self.0.flag.load(Ordering::Acquire)
+    }
+
+    /// How often it was set: for who must not miss that it was set and cleared between two looks.
+    pub fn times(&self) -> u64 {
+        self.0.times.load(Ordering::Acquire)
     }
 
     /// Sleeps for `time` or until it is set; tells which: true = set.
@@ -70,6 +79,8 @@ impl Interrupt {
 pub struct Wait<'a> {
     timeout: Option<Duration>,
     interrupt: Option<&'a Interrupt>,
+    /// Ends it as well when it is no longer the one that was set so often.
+    since: Option<(&'a Interrupt, u64)>,
 }
 
 impl<'a> Wait<'a> {
@@ -87,6 +98,15 @@ impl<'a> Wait<'a> {
     pub fn interrupted_by(self, interrupt: &'a Interrupt) -> Self {
         Wait {
             interrupt: Some(interrupt),
+            ..self
+        }
+    }
+
+    /// Ends early when `interrupt` is set, or was since [`Interrupt::times`] told `times`, though it
+    /// may have been cleared again. Besides another one of [`Wait::interrupted_by`].
+    pub fn interrupted_since(self, interrupt: &'a Interrupt, times: u64) -> Self {
+        Wait {
+            since: Some((interrupt, times)),
             ..self
         }
     }
@@ -109,7 +129,7 @@ impl From<Option<Duration>> for Wait<'_> {
     fn from(timeout: Option<Duration>) -> Self {
         Wait {
             timeout,
-            interrupt: None,
+            ..Self::default()
         }
     }
 }
@@ -124,6 +144,8 @@ pub(crate) struct Waiting<'a> {
 impl Waiting<'_> {
     pub fn is_interrupted(&self) -> bool {
         self.wait.interrupt.is_some_and(Interrupt::is_set)
+            || (self.wait.since)
+                .is_some_and(|(interrupt, times)| interrupt.is_set() || interrupt.times() != times)
     }
 
     fn since(&self) -> Instant {

@@ -455,6 +455,15 @@ impl Writer {
         self.shared.waits.load(Ordering::Relaxed)
     }
 
+    /// Whether the reader has read all that was written: frames and messages. It may still hold them.
+    pub fn is_all_read(&self) -> bool {
+        self.shared.oieb().is_none_or(|oieb| {
+            // Acquire, with the Release in `reader::Shared::note_read`.
+            let read = oieb.word(offset::PAYLOAD_READ_POS).load(Ordering::Acquire);
+            read == oieb.get(offset::PAYLOAD_WRITE_POS)
+        })
+    }
+
     /// Bytes of the ring that are not free: frames written and not yet given back.
     pub fn used_bytes(&self) -> u64 {
         let free = self
@@ -610,15 +619,22 @@ impl Shared {
             base: self.sizes.payload_start(),
         };
         let find = |free| state.slots.find(size, free, want, &taken);
-        let spot = find(free).ok_or_else(|| {
-            let spot = find(size).filter(|_| free < size)?;
-            let wanted = state.slots.needed(size, spot, total);
-            Some(Lack { free, wanted })
-        })?;
+        let (spot, lack) = match find(free) {
+            Some(spot) => (spot, None),
+            None => {
+                let spot = find(size).filter(|_| free < size).ok_or(None)?;
+                let wanted = state.slots.needed(size, spot, total);
+                (spot, Some(Lack { free, wanted }))
+            }
+        };
         taken.push(spot.start..spot.head + total);
-        // A copy brings its records along too.
+        // A copy brings its records along too. Asked before a wait: this is no lack that the reader
+        // can end.
         if !Slots::leaves_room(size, want.room + total, &taken) {
             return Err(None);
+        }
+        if lack.is_some() {
+            return Err(lack);
         }
         self.lend(&mut state, spot, len, total).map_err(|_| None)
     }

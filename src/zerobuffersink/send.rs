@@ -86,6 +86,16 @@ impl ZeroBufferSink {
         };
         let place = match writer.reserve_with(len, &records, wait) {
             Err(Error::BufferFull { .. }) if policy.on_full == OnFull::Drop => return Ok(false),
+            // The ring is too small, and the reader, which stands still, does not know it yet.
+            Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. })
+                if writer.can_request_size() && !writer.is_all_read() =>
+            {
+                if policy.on_full == OnFull::Drop {
+                    return Ok(false);
+                }
+                self.wait_for_ring(&writer, len, policy)?;
+                return self.send(buffer);
+            }
             other => other?,
         };
         let place = match repacks {
@@ -225,13 +235,19 @@ impl ZeroBufferSink {
         writer
     }
 
-    /// The reader knows the caps; it also needs the events that are still true.
-    fn announced(&self) {
-        let mut pending = Records::new();
+    /// The events that are still true.
+    fn sticky(&self) -> Records {
+        let mut records = Records::new();
         self.obj().sink_pad().sticky_events_foreach(|event| {
-            events::to_record(event, |_| None, &mut pending);
+            events::to_record(event, |_| None, &mut records);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
         });
+        records
+    }
+
+    /// The reader knows the caps; it also needs the events that are still true.
+    fn announced(&self) {
+        let pending = self.sticky();
         let mut state = self.state();
         state.announced = true;
         state.told = state.caps.clone();
@@ -272,6 +288,7 @@ impl ZeroBufferSink {
             // It knows, and has made what it could.
             return Ok(false);
         }
+        let interrupts = self.pausing.interrupt.times();
         let now = Wait::no().interrupted_by(&self.pausing.interrupt);
         match writer.request_size(wanted, now) {
             Ok(true) => {}
@@ -285,22 +302,64 @@ impl ZeroBufferSink {
         }
         gst::debug!(CAT, imp = self, "Asked for a ring of {wanted} bytes");
         let began = Instant::now();
-        while began.elapsed() < RESIZE_PATIENCE && !self.pausing.interrupt.is_set() {
+        // `render` sees an interrupt while it lasts; a query holds no lock, and may miss it.
+        let interrupt = &self.pausing.interrupt;
+        while began.elapsed() < RESIZE_PATIENCE
+            && !interrupt.is_set()
+            && interrupt.times() == interrupts
+        {
             match writer.look_at_reader() {
                 Err(Error::ReaderReplaced { .. }) => {
                     let asked = self.state().asked;
                     self.disconnect("the ring was made anew");
                     self.state().asked = asked;
-                    let wait = Wait::from(RESIZE_PATIENCE).interrupted_by(&self.pausing.interrupt);
-                    self.attached(Writer::attach_wait(writer.name(), wait)?);
+                    let wait = Wait::from(RESIZE_PATIENCE).interrupted_since(interrupt, interrupts);
+                    match Writer::attach_wait(writer.name(), wait) {
+                        Ok(writer) => {
+                            self.attached(writer);
+                        }
+                        // It is gone with its new ring: as if there had been none yet.
+                        Err(err) if is_missing(&err) => {
+                            gst::info!(CAT, imp = self, "No new ring after all: {err}");
+                        }
+                        Err(err) => return Err(err),
+                    }
                     return Ok(true);
                 }
                 other => other?,
             }
-            self.pausing.interrupt.sleep(RESIZE_INTERVAL);
+            interrupt.sleep(RESIZE_INTERVAL);
         }
         gst::debug!(CAT, imp = self, "The ring stays as it is");
         Ok(false)
+    }
+
+    /// Waits until the reader has read all, a request for another ring among it, and has had time to
+    /// make that: then looking at it tells.
+    fn wait_for_ring(&self, writer: &Writer, len: u64, policy: Policy) -> Result<(), Stop> {
+        let interrupt = &self.pausing.interrupt;
+        let timeout = Some(Duration::from(policy.timeout)).filter(|time| !time.is_zero());
+        let began = Instant::now();
+        let mut read = None;
+        while read.is_none_or(|read: Instant| read.elapsed() < RESIZE_PATIENCE) {
+            if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
+                return Err(Stop::Element(gst::error_msg!(
+                    gst::ResourceError::Write,
+                    (
+                        "The reader made no ring for frames of {len} bytes within the timeout of {}",
+                        policy.timeout
+                    )
+                )));
+            }
+            writer.look_at_reader()?;
+            if read.is_none() && writer.is_all_read() {
+                read = Some(Instant::now());
+            }
+            if interrupt.sleep(RESIZE_INTERVAL) {
+                return Err(Error::Interrupted.into());
+            }
+        }
+        Ok(())
     }
 
     /// An event has gone through the sink: tells the reader, if it is one that travels.
@@ -309,7 +368,12 @@ impl ZeroBufferSink {
             return;
         };
         if event.type_() == gst::EventType::FlushStop {
-            self.state().pending.clear();
+            let waiting = std::mem::take(&mut self.state().pending);
+            if !waiting.is_empty() {
+                // What is sticky outlives a flush, and may not have been told yet.
+                let sticky = self.sticky();
+                self.state().pending = sticky;
+            }
             return;
         }
         let state = &mut *self.state();

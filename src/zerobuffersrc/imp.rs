@@ -497,6 +497,10 @@ impl ZeroBufferSrc {
         if settings.payload_size != 0 {
             return;
         }
+        if self.state().next.is_some() {
+            // It asked before it knew of that one, and can ask again there.
+            return;
+        }
         let size = bytes.min(settings.max_payload_size).max(1);
         if size.next_multiple_of(64) == reader.payload_size() {
             return;

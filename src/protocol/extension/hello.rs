@@ -167,7 +167,11 @@ pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64
 
 /// Reader: how many bytes have to be free before a writer of ours can go on.
 pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
-    word(segment, sizes, field::WANTED).map_or(0, |word| word.load(Ordering::Relaxed))
+    // Long metadata of a v1 writer may lie there.
+    match word(segment, sizes, field::WANTED) {
+        Some(word) if is_there(segment, sizes) => word.load(Ordering::Relaxed),
+        _ => 0,
+    }
 }
 
 /// Writer: whether its stream is over, when it has attached and before it closes. One that leaves for
