@@ -269,8 +269,8 @@ impl ObjectImpl for ZeroBufferSrc {
         let obj = self.obj();
         obj.set_live(true);
         obj.set_format(gst::Format::Time);
-        // Where frames carry no time, their arrival in running time is the best there is.
-        obj.set_do_timestamp(true);
+        // The base class would give a DTS to every frame that has none; see `times`.
+        obj.set_do_timestamp(false);
     }
 }
 
@@ -643,6 +643,7 @@ impl ZeroBufferSrc {
             match time {
                 Some(time) => frame_info::apply_time(&time, self.times(&time), writable),
                 None => {
+                    writable.set_pts(self.obj().current_running_time());
                     writable.set_offset(sequence);
                     writable.set_offset_end(sequence.wrapping_add(1));
                 }
@@ -692,12 +693,19 @@ impl ZeroBufferSrc {
 
     /// How the times of a frame become ours.
     fn times(&self, time: &FrameTime) -> Times {
-        match (self.settings().timestamps, time.monotonic) {
-            (Timestamps::Pts, _) => Times::Untouched,
-            (Timestamps::Sender, Some(monotonic)) => Timeline::of(&*self.obj())
-                .map_or(Times::None, |line| Times::At(line.running(monotonic))),
-            _ => Times::None,
-        }
+        let due = match (self.settings().timestamps, time.monotonic) {
+            (Timestamps::Pts, _) => return Times::Untouched,
+            (Timestamps::Sender, Some(monotonic)) => {
+                Timeline::of(&*self.obj()).map(|line| line.running(monotonic))
+            }
+            // Where there is no other time, the arrival is the best there is.
+            _ => return self.arrival(),
+        };
+        due.map_or(Times::None, Times::At)
+    }
+
+    fn arrival(&self) -> Times {
+        (self.obj().current_running_time()).map_or(Times::None, Times::Arrived)
     }
 
     fn stats(&self) -> gst::Structure {
