@@ -59,3 +59,7 @@ fn caps(text: &str) -> gst::Caps {
 fn pts(sample: &gst::Sample) -> u64 {
     sample.buffer().unwrap().pts().unwrap().nseconds()
 }
+
+fn offset(sample: &gst::Sample) -> u64 {
+    sample.buffer().unwrap().offset()
+}

@@ -104,6 +104,8 @@ pub(super) struct State {
     pub told: Option<gst::Caps>,
     /// The size of the ring that the reader was last asked for.
     pub asked: u64,
+    /// The reader has only made another ring, and knows what it was told in the one before.
+    pub moved: bool,
     /// Events that go with the next frame.
     pub pending: Records,
 }
@@ -416,6 +418,7 @@ impl BaseSinkImpl for ZeroBufferSink {
                     gst::warning!(CAT, imp = self, "{}", stop.message());
                 }
             }
+            self.finish();
             self.disconnect("end of stream");
         }
         handled

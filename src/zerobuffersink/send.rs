@@ -55,6 +55,8 @@ impl ZeroBufferSink {
         let policy = self.settings().policy;
         self.link.rendering(policy.on_full == OnFull::Block);
         let Some(writer) = self.connect(policy)? else {
+            // Events go where their frames go.
+            self.state().pending.clear();
             return Ok(false);
         };
         writer.look_at_reader()?;
@@ -128,9 +130,7 @@ impl ZeroBufferSink {
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
             records.push_caps(&caps.to_string());
         }
-        for record in state.pending.iter() {
-            records.push(record.kind, record.value);
-        }
+        append(&state.pending, records);
     }
 
     /// When a time of this stream is due, by CLOCK_MONOTONIC.
@@ -225,15 +225,20 @@ impl ZeroBufferSink {
 
     /// The reader knows the caps; it also needs the events that are still true.
     fn announced(&self) {
-        let mut pending = Records::new();
+        let mut sticky = Records::new();
         self.obj().sink_pad().sticky_events_foreach(|event| {
-            events::to_record(event, |_| None, &mut pending);
+            events::to_record(event, |_| None, &mut sticky);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
         });
-        let mut state = self.state();
+        let state = &mut *self.state();
         state.announced = true;
         state.told = state.caps.clone();
-        state.pending = pending;
+        // A ring that was made anew for us has the same reader, which has heard them.
+        if !std::mem::take(&mut state.moved) {
+            let passing = events::without_sticky(&state.pending);
+            append(&passing, &mut sticky);
+            state.pending = sticky;
+        }
     }
 
     /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
@@ -286,11 +291,15 @@ impl ZeroBufferSink {
         while began.elapsed() < RESIZE_PATIENCE && !self.pausing.interrupt.is_set() {
             match writer.look_at_reader() {
                 Err(Error::ReaderReplaced { .. }) => {
-                    let asked = self.state().asked;
+                    let (asked, told) = {
+                        let state = self.state();
+                        (state.asked, state.announced)
+                    };
                     self.disconnect("the ring was made anew");
                     self.state().asked = asked;
                     let wait = Wait::from(RESIZE_PATIENCE).interrupted_by(&self.pausing.interrupt);
                     self.attached(Writer::attach_wait(writer.name(), wait)?);
+                    self.state().moved = told;
                     return Ok(true);
                 }
                 other => other?,
@@ -303,36 +312,62 @@ impl ZeroBufferSink {
 
     /// An event has gone through the sink: tells the reader, if it is one that travels.
     pub(super) fn forward(&self, event: &gst::EventRef) {
-        let Some(writer) = self.link.get().filter(|writer| writer.carries_records()) else {
-            return;
-        };
         if event.type_() == gst::EventType::FlushStop {
             self.state().pending.clear();
             return;
         }
-        let state = &mut *self.state();
-        if !state.announced {
-            // What is sticky is told with the caps.
+        let writer = self.link.get();
+        if writer.as_ref().is_some_and(|writer| !writer.carries_records()) {
             return;
         }
-        let mut records = std::mem::take(&mut state.pending);
+        let mut records = Records::new();
         if !events::to_record(event, |time| self.monotonic(time), &mut records) {
-            state.pending = records;
             return;
         }
+        let state = &mut *self.state();
+        // What is sticky is told with the caps.
+        if !state.announced && event.type_().is_sticky() {
+            return;
+        }
+        let kept = state.pending.as_bytes().len();
+        if kept + records.as_bytes().len() > MOST_PENDING {
+            gst::warning!(CAT, imp = self, "Too many events without a frame, not sending {event:?}");
+            return;
+        }
+        append(&records, &mut state.pending);
         // Not in front of a caps change that waits for its frame, and never waiting here.
-        let sent = state.told == state.caps
-            && writer
-                .write_message(&records, Wait::no())
-                .is_ok_and(|sent| sent);
-        if !sent && records.as_bytes().len() <= MOST_PENDING {
-            state.pending = records;
+        if let Some(writer) = writer.filter(|_| state.announced && state.told == state.caps)
+            && (writer.write_message(&state.pending, Wait::no())).is_ok_and(|sent| sent)
+        {
+            state.pending.clear();
+        }
+    }
+
+    /// Sends events for which there is no frame any more.
+    pub(super) fn finish(&self) {
+        let (writer, policy) = (self.link.get(), self.settings().policy);
+        let pending = {
+            let mut state = self.state();
+            let pending = std::mem::take(&mut state.pending);
+            let follow = state.announced && state.told == state.caps;
+            Some(pending).filter(|pending| follow && !pending.is_empty())
+        };
+        let (Some(writer), Some(pending)) = (writer, pending) else {
+            return;
+        };
+        let wait = match policy.on_full {
+            OnFull::Block => policy.wait(&self.pausing.interrupt),
+            OnFull::Drop => Wait::no(),
+        };
+        if let Err(err) = writer.write_message(&pending, wait) {
+            gst::warning!(CAT, imp = self, "The last events did not get through: {err}");
         }
     }
 
     pub(super) fn disconnect(&self, why: &str) {
         let state = &mut *self.state();
         state.announced = false;
+        state.moved = false;
         state.asked = 0;
         if let Some(writer) = self.link.replace(None) {
             gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
@@ -349,6 +384,12 @@ pub fn connection(writer: &Writer) -> Connection {
         ring_used: writer.used_bytes(),
         ring_size: writer.payload_size(),
         peer_pid: writer.reader_pid(),
+    }
+}
+
+fn append(from: &Records, to: &mut Records) {
+    for record in from.iter() {
+        to.push(record.kind, record.value);
     }
 }
 

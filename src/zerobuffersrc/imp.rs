@@ -352,7 +352,13 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn negotiate(&self) -> Result<(), gst::LoggableError> {
-        // Only the writer's metadata can tell the caps; create() sets them when it is there.
+        // Only the writer's metadata can tell the caps; create() sets them when it is there. What is
+        // behind may be another element now.
+        let caps = self.state().caps.clone();
+        if let Some(caps) = caps {
+            let takes_layouts = self.takes_layouts(&caps);
+            self.state().takes_layouts = takes_layouts;
+        }
         Ok(())
     }
 
@@ -389,7 +395,13 @@ impl PushSrcImpl for ZeroBufferSrc {
                     self.push_events(frame.records());
                     return Ok(CreateSuccess::NewBuffer(self.buffer(frame)?));
                 }
-                Ok(Item::Message(records)) => self.push_events(&records),
+                Ok(Item::Message(records)) => {
+                    // Events come behind the caps, also where no frame has come yet.
+                    if records.caps().is_some() || reader.metadata().is_ok_and(|there| there.is_some()) {
+                        self.negotiate_with(&reader, &records)?;
+                    }
+                    self.push_events(&records);
+                }
                 Ok(Item::Resize(bytes)) => self.resize(&reader, bytes),
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
@@ -598,9 +610,14 @@ impl ZeroBufferSrc {
             (Timestamps::Sender, Some(monotonic), Some(line)) => line.running(monotonic),
             _ => pts,
         };
+        let pad = self.obj().src_pad().clone();
         for event in events::from_records(records, time) {
+            // The base class sends its segment with the first frame, which may be behind.
+            if pad.sticky_event::<gst::event::Segment>(0).is_none() {
+                pad.push_event(gst::event::Segment::new(&self.obj().segment()));
+            }
             gst::debug!(CAT, imp = self, "Sending on {event:?}");
-            self.obj().src_pad().push_event(event);
+            pad.push_event(event);
         }
     }
 
