@@ -448,10 +448,9 @@ impl BaseSinkImpl for ZeroBufferSink {
                         self.obj().wait_preroll()?;
                     }
                 }
+                Err(Stop::Protocol(Error::ReaderReplaced { .. })) => self.move_on(),
                 Err(Stop::Protocol(
-                    err @ (Error::ReaderClosed { .. }
-                    | Error::ReaderReplaced { .. }
-                    | Error::ReaderDead { .. }),
+                    err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
                 )) => {
                     gst::info!(CAT, imp = self, "{err}");
                     self.disconnect("the reader went away");

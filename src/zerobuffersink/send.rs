@@ -24,7 +24,11 @@ use crate::timing::Timeline;
 
 /// How long a reader may take to make a ring of another size; then the one there is has to do.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(500);
+/// The same for a frame that may never pass the one there is: what comes after that may be an error.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 const RESIZE_INTERVAL: Duration = Duration::from_millis(1);
+/// Header and records of a frame, most of the time.
+const OVERHEAD: u64 = 256;
 /// Bytes of events that wait for a frame; later ones are lost.
 const MOST_PENDING: usize = 64 << 10;
 
@@ -63,7 +67,7 @@ impl ZeroBufferSink {
         let video = self.state().video.clone();
         let video = video.as_deref();
         let len = length(buffer, video)?;
-        if !suits(&writer, len, policy.frames) && self.fit_ring(len)? {
+        if !suits(&writer, len, policy.frames, video.is_some()) && self.fit_ring(len)? {
             return self.send(buffer);
         }
         let mut records = Records::new();
@@ -267,7 +271,7 @@ impl ZeroBufferSink {
             return Ok(false);
         };
         let (frames, fixed) = (self.settings().policy.frames, self.state().video.is_some());
-        if suits(&writer, len, frames) {
+        if suits(&writer, len, frames, fixed) {
             return Ok(false);
         }
         let wanted = wanted_size(len, frames, fixed);
@@ -287,19 +291,18 @@ impl ZeroBufferSink {
             Err(err) => return Err(err),
         }
         gst::debug!(CAT, imp = self, "Asked for a ring of {wanted} bytes");
+        let patience = if len.saturating_mul(2) > writer.payload_size() {
+            LAST_PATIENCE
+        } else {
+            RESIZE_PATIENCE
+        };
         let began = Instant::now();
-        while began.elapsed() < RESIZE_PATIENCE && !self.pausing.interrupt.is_set() {
+        while began.elapsed() < patience && !self.pausing.interrupt.is_set() {
             match writer.look_at_reader() {
                 Err(Error::ReaderReplaced { .. }) => {
-                    let (asked, told) = {
-                        let state = self.state();
-                        (state.asked, state.announced)
-                    };
-                    self.disconnect("the ring was made anew");
-                    self.state().asked = asked;
+                    self.move_on();
                     let wait = Wait::from(RESIZE_PATIENCE).interrupted_by(&self.pausing.interrupt);
                     self.attached(Writer::attach_wait(writer.name(), wait)?);
-                    self.state().moved = told;
                     return Ok(true);
                 }
                 other => other?,
@@ -317,7 +320,10 @@ impl ZeroBufferSink {
             return;
         }
         let writer = self.link.get();
-        if writer.as_ref().is_some_and(|writer| !writer.carries_records()) {
+        if writer
+            .as_ref()
+            .is_some_and(|writer| !writer.carries_records())
+        {
             return;
         }
         let mut records = Records::new();
@@ -331,7 +337,11 @@ impl ZeroBufferSink {
         }
         let kept = state.pending.as_bytes().len();
         if kept + records.as_bytes().len() > MOST_PENDING {
-            gst::warning!(CAT, imp = self, "Too many events without a frame, not sending {event:?}");
+            gst::warning!(
+                CAT,
+                imp = self,
+                "Too many events without a frame, not sending {event:?}"
+            );
             return;
         }
         append(&records, &mut state.pending);
@@ -360,8 +370,24 @@ impl ZeroBufferSink {
             OnFull::Drop => Wait::no(),
         };
         if let Err(err) = writer.write_message(&pending, wait) {
-            gst::warning!(CAT, imp = self, "The last events did not get through: {err}");
+            gst::warning!(
+                CAT,
+                imp = self,
+                "The last events did not get through: {err}"
+            );
         }
+    }
+
+    /// The reader has made the ring anew: the stream goes on there.
+    pub(super) fn move_on(&self) {
+        let (asked, announced) = {
+            let state = self.state();
+            (state.asked, state.announced)
+        };
+        self.disconnect("the ring was made anew");
+        let mut state = self.state();
+        state.asked = asked;
+        state.moved = announced;
     }
 
     pub(super) fn disconnect(&self, why: &str) {
@@ -414,15 +440,25 @@ fn length(buffer: &gst::BufferRef, video: Option<&gst_video::VideoInfo>) -> Resu
     Ok(len as u64)
 }
 
+/// The ring that frames of `len` bytes need.
+fn needed_size(len: u64, frames: u32, fixed: bool) -> u64 {
+    let frames = u64::from(frames);
+    if fixed {
+        return ring_size(len, frames);
+    }
+    // These are never rendered in place: so many, and one of them wasted at the end of the ring.
+    len.saturating_add(OVERHEAD).saturating_mul(frames + 1)
+}
+
 /// The ring to ask for; frames of all sizes get some room to grow.
 fn wanted_size(len: u64, frames: u32, fixed: bool) -> u64 {
     let len = if fixed { len } else { len.saturating_mul(2) };
-    ring_size(len, frames.into())
+    needed_size(len, frames, fixed)
 }
 
 /// Whether the ring suits frames of `len` bytes, or nothing can be done about it.
-fn suits(writer: &Writer, len: u64, frames: u32) -> bool {
-    writer.payload_size() >= ring_size(len, frames.into()) || !writer.can_request_size()
+fn suits(writer: &Writer, len: u64, frames: u32, fixed: bool) -> bool {
+    writer.payload_size() >= needed_size(len, frames, fixed) || !writer.can_request_size()
 }
 
 /// Whether there is no reader that this stream could go to.

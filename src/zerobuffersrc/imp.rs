@@ -397,7 +397,9 @@ impl PushSrcImpl for ZeroBufferSrc {
                 }
                 Ok(Item::Message(records)) => {
                     // Events come behind the caps, also where no frame has come yet.
-                    if records.caps().is_some() || reader.metadata().is_ok_and(|there| there.is_some()) {
+                    if records.caps().is_some()
+                        || reader.metadata().is_ok_and(|there| there.is_some())
+                    {
                         self.negotiate_with(&reader, &records)?;
                     }
                     self.push_events(&records);

@@ -118,12 +118,12 @@ fn foreign_strides_are_made_the_usual_where_nobody_asks_for_them() {
 fn videoconvert_behind_the_source_takes_them_without_another_copy() {
     let name = Name::new("convert");
     let receiver = Pipeline::play(&format!(
-        "zerobuffersrc name=src buffer-name={} ! videoconvert ! video/x-raw,format=Y444 \
+        "zerobuffersrc name=src buffer-name={} ! videoconvert ! video/x-raw,format=AYUV \
          ! appsink name=out sync=false",
         &*name
     ));
     let straight = Pipeline::play(&format!(
-        "appsrc name=in format=time caps=\"{CAPS}\" ! videoconvert ! video/x-raw,format=Y444 \
+        "appsrc name=in format=time caps=\"{CAPS}\" ! videoconvert ! video/x-raw,format=AYUV \
          ! appsink name=out sync=false"
     ));
     let sender = sender(&name, &caps(CAPS));

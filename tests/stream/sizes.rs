@@ -67,18 +67,23 @@ fn a_frame_that_suddenly_is_larger_makes_the_ring_grow_and_nothing_is_lost() {
         let frame = gst::Buffer::from_slice(pattern(size, i));
         sender.appsrc("in").push_buffer(frame).unwrap();
     }
-    sender.appsrc("in").end_of_stream().unwrap();
-    let mut rings = Vec::new();
     let output = receiver.appsink("out");
     for (i, size) in (0..).zip(sizes) {
-        let sample = output.pull_sample().unwrap();
-        assert!(bytes(&sample) == pattern(size, i), "frame {i}");
-        rings.push(receiver.stat("src", "ring-size"));
+        assert!(
+            bytes(&output.pull_sample().unwrap()) == pattern(size, i),
+            "frame {i}"
+        );
     }
+    // Large memory takes its time; the stream goes on meanwhile.
+    let grown = |ring: u64| ring >= 4 * 36_000_000;
+    while !grown(sender.stat("sink", "ring-size")) || !grown(receiver.stat("src", "ring-size")) {
+        let frame = gst::Buffer::from_slice(pattern(10, 1));
+        sender.appsrc("in").push_buffer(frame).unwrap();
+        assert_eq!(bytes(&output.pull_sample().unwrap()), pattern(10, 1));
+    }
+    sender.appsrc("in").end_of_stream().unwrap();
     receiver.end();
     sender.end();
-    assert!(rings.is_sorted(), "{rings:?}");
-    assert!(rings[7] >= ring_size(36_000_000, 3), "{rings:?}");
 }
 
 #[test]
@@ -378,8 +383,8 @@ fn a_jpeg_encoder_whose_quality_changes_makes_the_ring_grow() {
             break len as u64;
         }
     };
-    assert!(ring < ring_size(large, 3), "{ring} for {large} already");
+    assert!(ring < 4 * large, "{ring} for {large} already");
     let now = sender.stat("sink", "ring-size");
-    assert!(now >= ring_size(large, 3), "{now} for {large}");
+    assert!(now >= 4 * large, "{now} for {large}");
     sender.no_error();
 }

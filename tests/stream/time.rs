@@ -353,7 +353,7 @@ fn sinks_that_synchronise_get_frames_in_time() {
     let name = Name::new("in-time");
     let receiver = Pipeline::new(&format!(
         "zerobuffersrc buffer-name={} latency=2000000000 \
-         ! fakesink name=out sync=true qos=true max-lateness=0 signal-handoffs=true",
+         ! fakesink name=out sync=true qos=true max-lateness=1000000000 signal-handoffs=true",
         &*name
     ));
     let early = Arc::new(Mutex::new(Vec::new()));
@@ -369,19 +369,39 @@ fn sinks_that_synchronise_get_frames_in_time() {
     });
     receiver.set_state(gst::State::Playing);
     let sender = Pipeline::play(&format!(
-        "videotestsrc is-live=true num-buffers=50 \
-         ! video/x-raw,width=64,height=48,framerate=100/1 ! zerobuffersink buffer-name={}",
+        "appsrc name=in is-live=true do-timestamp=true format=time caps=application/x-test \
+         ! zerobuffersink buffer-name={}",
         &*name
     ));
+    let send = |i| {
+        let frame = gst::Buffer::from_slice(pattern(100, i));
+        sender.appsrc("in").push_buffer(frame).unwrap();
+    };
+    // Sinks learn the latency when they have a frame, and from then on it counts.
+    send(0);
+    receiver.reached();
+    receiver.pipeline.recalculate_latency().unwrap();
+    let counts = || {
+        let stats: gst::Structure = out.property("stats");
+        ["rendered", "dropped"].map(|field| stats.get::<u64>(field).unwrap())
+    };
+    while counts().iter().sum::<u64>() == 0 {
+        std::thread::yield_now();
+    }
+    receiver.clear();
+    early.lock().unwrap().clear();
+    let [rendered, dropped] = counts();
+    for i in 0..50 {
+        send(i);
+    }
+    sender.appsrc("in").end_of_stream().unwrap();
     let message = receiver.message(&[
         gst::MessageType::Qos,
         gst::MessageType::Error,
         gst::MessageType::Eos,
     ]);
     assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
-    let stats: gst::Structure = out.property("stats");
-    assert_eq!(stats.get::<u64>("rendered"), Ok(50));
-    assert_eq!(stats.get::<u64>("dropped"), Ok(0));
+    assert_eq!(counts(), [rendered + 50, dropped]);
     assert_eq!(*early.lock().unwrap(), vec![false; 50]);
     sender.end();
 }
