@@ -225,3 +225,20 @@ fn caps_in_a_record_that_are_none_end_the_stream_with_an_error() {
         assert!(text.contains("its stream cannot go on"), "{text}");
     }
 }
+
+#[test]
+fn caps_in_a_message_hold_from_there_on() {
+    let name = Name::new("message");
+    let receiver = receiver(&name, "");
+    let writer = Writer::attach_wait(&name, LONG).unwrap();
+    writer.set_metadata(b"application/x-one").unwrap();
+    writer.write_frame(&[1]).unwrap();
+    let records = gstzerobuffer::Records::new().with_caps("application/x-two");
+    assert!(writer.write_message(&records, LONG).unwrap());
+    writer.write_frame(&[2]).unwrap();
+    writer.close();
+    let got: Vec<_> = (all(&receiver).iter())
+        .map(|sample| sample.caps().unwrap().to_string())
+        .collect();
+    assert_eq!(got, ["application/x-one", "application/x-two"]);
+}
