@@ -4,11 +4,15 @@ use gst_video::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-use crate::protocol::{FrameLayout, FrameTime, MAX_PLANES};
+use crate::protocol::{FIRST_USER_KIND, FrameLayout, FrameTime, MAX_PLANES, Records};
 
 /// Flags of a buffer that say something about its content: not those of the mini object (bits 0 to
 /// 3), and not those about its memory or the source that made it.
 const FLAGS: u32 = !(0xf | gst::BufferFlags::TAG_MEMORY.bits() | gst::BufferFlags::LIVE.bits());
+
+/// Kind of record: left edge, upper edge, width and height of what is to be shown, in pixels, u32
+/// each. See `docs/protocol.md`, "Records of the elements".
+const CROP: u16 = FIRST_USER_KIND + 20;
 
 fn nanos(time: Option<gst::ClockTime>) -> Option<u64> {
     time.map(gst::ClockTime::nseconds)
@@ -117,6 +121,35 @@ pub fn apply_layout(
         &layout.strides[..planes],
     )
     .is_ok()
+}
+
+/// The part of the picture that a GstVideoCropMeta says, as a record.
+pub fn push_crop(buffer: &gst::BufferRef, records: &mut Records) {
+    let Some(meta) = buffer.meta::<gst_video::VideoCropMeta>() else {
+        return;
+    };
+    let (x, y, width, height) = meta.rect();
+    let mut value = [0; 16];
+    for (to, number) in value.chunks_exact_mut(4).zip([x, y, width, height]) {
+        to.copy_from_slice(&number.to_le_bytes());
+    }
+    records.push(CROP, &value);
+}
+
+/// Puts that GstVideoCropMeta on a new buffer, if the part is inside of the picture.
+pub fn apply_crop(records: &Records, video: &gst_video::VideoInfo, buffer: &mut gst::BufferRef) {
+    let Some(value) = records.get(CROP).and_then(|value| value.get(..16)) else {
+        return;
+    };
+    let mut numbers = value
+        .chunks_exact(4)
+        .map(|number| number.try_into().map_or(0, u32::from_le_bytes));
+    let mut next = || numbers.next().unwrap_or(0);
+    let (x, y, width, height) = (next(), next(), next(), next());
+    let inside = |at: u32, len: u32, all: u32| at.checked_add(len).is_some_and(|end| end <= all);
+    if inside(x, width, video.width()) && inside(y, height, video.height()) {
+        gst_video::VideoCropMeta::add(buffer, (x, y, width, height));
+    }
 }
 
 /// A copy of the picture with its planes where its format has them by default; time, flags and other

@@ -130,6 +130,7 @@ impl ZeroBufferSink {
         if let Some(layout) = video.and_then(|video| frame_info::other_layout(buffer, video)) {
             records.push_layout(&layout);
         }
+        frame_info::push_crop(buffer, records);
         let state = self.state();
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
             records.push_caps(&caps.to_string());

@@ -344,7 +344,15 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
-        let caps = self.state().caps.clone().unwrap_or_else(gst::Caps::new_any);
+        let (known, reader) = {
+            let state = self.state();
+            (state.caps.clone(), state.reader.clone())
+        };
+        let announced = || {
+            let metadata = reader?.metadata().ok()??;
+            stream_info::to_caps(&metadata).ok()
+        };
+        let caps = known.or_else(announced).unwrap_or_else(gst::Caps::new_any);
         Some(match filter {
             Some(filter) => filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First),
             None => caps,
@@ -647,7 +655,8 @@ impl ZeroBufferSrc {
     /// the memory's last reference goes.
     fn buffer(&self, frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
         let (sequence, len) = (frame.sequence(), frame.len());
-        let (time, layout) = (frame.time(), frame.records().layout());
+        let records = frame.records().clone();
+        let (time, layout) = (records.time(), records.layout());
         let (video, takes_layouts, discont) = {
             let mut state = self.state();
             let follows = state
@@ -697,6 +706,9 @@ impl ZeroBufferSrc {
                     ))
                 })?;
                 copied = true;
+            }
+            if let Some(writable) = buffer.get_mut() {
+                frame_info::apply_crop(&records, &video, writable);
             }
         }
         Counters::add(&self.counters.frames, 1);

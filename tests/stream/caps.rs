@@ -242,3 +242,20 @@ fn caps_in_a_message_hold_from_there_on() {
         .collect();
     assert_eq!(got, ["application/x-one", "application/x-two"]);
 }
+
+#[test]
+fn the_source_answers_for_the_caps_that_the_writer_announced() {
+    let name = Name::new("query");
+    let receiver = receiver(&name, "");
+    let pad = receiver.element("src").static_pad("src").unwrap();
+    assert!(pad.query_caps(None).is_any(), "nobody has said anything");
+    let writer = Writer::attach_wait(&name, LONG).unwrap();
+    writer.set_metadata(b"application/x-one").unwrap();
+    assert_eq!(pad.query_caps(None), caps("application/x-one"));
+    let records = gstzerobuffer::Records::new().with_caps("application/x-two");
+    writer.write_frame_with(&[1], &records, LONG).unwrap();
+    receiver.appsink("out").pull_sample().unwrap();
+    assert_eq!(pad.query_caps(None), caps("application/x-two"));
+    let other = caps("application/x-three");
+    assert!(pad.query_caps(Some(&other)).is_empty());
+}

@@ -142,6 +142,42 @@ fn videoconvert_behind_the_source_takes_them_without_another_copy() {
     sender.end();
 }
 
+#[test]
+fn a_part_to_be_shown_travels() {
+    for foreign_strides in [true, false] {
+        let name = Name::new("crop");
+        let receiver = receiver(&name, "");
+        let sender = sender(&name, &caps(CAPS));
+        let info = gst_video::VideoInfo::from_caps(&caps(CAPS)).unwrap();
+        let mut buffer = match foreign_strides {
+            true => foreign(1),
+            false => gst::Buffer::from_slice(pattern(info.size(), 1)),
+        };
+        gst_video::VideoCropMeta::add(buffer.get_mut().unwrap(), (3, 5, 60, 42));
+        sender.appsrc("in").push_buffer(buffer).unwrap();
+        let sample = receiver.appsink("out").pull_sample().unwrap();
+        let meta = sample.buffer().unwrap().meta::<gst_video::VideoCropMeta>();
+        assert_eq!(meta.unwrap().rect(), (3, 5, 60, 42));
+    }
+}
+
+#[test]
+fn a_part_that_is_not_inside_is_left_out() {
+    for rect in [[4_u32, 0, 60, 1], [0, 6, 1, 42], [u32::MAX, 0, 2, 2]] {
+        let name = Name::new("outside");
+        let receiver = receiver(&name, &format!("caps={CAPS}"));
+        let writer = Writer::attach_wait(&name, LONG).unwrap();
+        let value: Vec<u8> = rect.into_iter().flat_map(u32::to_le_bytes).collect();
+        let records = Records::new().with(84, &value);
+        writer
+            .write_frame_with(&pattern(SIZE, 1), &records, LONG)
+            .unwrap();
+        let sample = receiver.appsink("out").pull_sample().unwrap();
+        let meta = sample.buffer().unwrap().meta::<gst_video::VideoCropMeta>();
+        assert!(meta.is_none(), "{rect:?}");
+    }
+}
+
 /// What becomes of a frame with this layout: whether it came through.
 fn hostile(layout: &FrameLayout, len: usize, welcome: bool) -> Result<Option<gst::Sample>, String> {
     let name = Name::new("hostile");
