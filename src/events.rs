@@ -60,6 +60,17 @@ pub fn to_record(
     }
 }
 
+/// Those that are true only once, where they stand.
+pub fn without_sticky(records: &Records) -> Records {
+    let mut passing = Records::new();
+    for record in records.iter() {
+        if !matches!(record.kind, kind::TAGS | kind::CUSTOM_STICKY) {
+            passing.push(record.kind, record.value);
+        }
+    }
+    passing
+}
+
 /// The events among records, in order. What makes no sense is left out.
 pub fn from_records<'a>(
     records: &'a Records,

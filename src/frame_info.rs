@@ -35,7 +35,9 @@ pub enum Times {
     Untouched,
     /// PTS (or DTS, if there is no PTS) is then; the other one by their difference.
     At(gst::ClockTime),
-    /// None: whoever stamps buffers on arrival does so.
+    /// It came then, and is shown at once.
+    Arrived(gst::ClockTime),
+    /// There is no clock that could tell.
     None,
 }
 
@@ -54,6 +56,8 @@ pub fn apply_time(time: &FrameTime, times: Times, buffer: &mut gst::BufferRef) {
             (None, Some(_)) => (None, Some(due)),
             _ => (Some(due), None),
         },
+        // Encoded frames that are shown in another order come in that of their DTS.
+        Times::Arrived(now) => (Some(now), clock(time.dts).map(|_| now)),
         Times::None => (None, None),
     };
     buffer.set_pts(pts);

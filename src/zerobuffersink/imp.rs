@@ -104,6 +104,8 @@ pub(super) struct State {
     pub told: Option<gst::Caps>,
     /// The size of the ring that the reader was last asked for.
     pub asked: u64,
+    /// The reader has only made another ring, and knows what it was told in the one before.
+    pub moved: bool,
     /// Events that go with the next frame.
     pub pending: Records,
 }
@@ -418,6 +420,7 @@ impl BaseSinkImpl for ZeroBufferSink {
                     gst::warning!(CAT, imp = self, "{}", stop.message());
                 }
             }
+            self.finish();
             self.disconnect("end of stream");
         }
         handled
@@ -447,10 +450,9 @@ impl BaseSinkImpl for ZeroBufferSink {
                         self.obj().wait_preroll()?;
                     }
                 }
+                Err(Stop::Protocol(Error::ReaderReplaced { .. })) => self.move_on(),
                 Err(Stop::Protocol(
-                    err @ (Error::ReaderClosed { .. }
-                    | Error::ReaderReplaced { .. }
-                    | Error::ReaderDead { .. }),
+                    err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
                 )) => {
                     gst::info!(CAT, imp = self, "{err}");
                     self.disconnect("the reader went away");

@@ -26,6 +26,8 @@ use crate::timing::Timeline;
 /// How long a reader may take to make a ring of another size; then the one there is has to do.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(500);
 const RESIZE_INTERVAL: Duration = Duration::from_millis(1);
+/// Header and records of a frame, most of the time.
+const OVERHEAD: u64 = 256;
 /// Bytes of events that wait for a frame; later ones are lost.
 const MOST_PENDING: usize = 64 << 10;
 
@@ -56,13 +58,15 @@ impl ZeroBufferSink {
         let policy = self.settings().policy;
         self.link.rendering(policy.on_full == OnFull::Block);
         let Some(writer) = self.connect(policy)? else {
+            // Events go where their frames go.
+            self.state().pending.clear();
             return Ok(false);
         };
         writer.look_at_reader()?;
         let video = self.state().video.clone();
         let video = video.as_deref();
         let len = length(buffer, video)?;
-        if !suits(&writer, len, policy.frames) && self.fit_ring(len)? {
+        if !suits(&writer, len, policy.frames, video.is_some()) && self.fit_ring(len)? {
             return self.send(buffer);
         }
         let mut records = Records::new();
@@ -140,9 +144,7 @@ impl ZeroBufferSink {
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
             records.push_caps(&caps.to_string());
         }
-        for record in state.pending.iter() {
-            records.push(record.kind, record.value);
-        }
+        append(&state.pending, records);
     }
 
     /// When a time of this stream is due, by CLOCK_MONOTONIC.
@@ -247,11 +249,16 @@ impl ZeroBufferSink {
 
     /// The reader knows the caps; it also needs the events that are still true.
     fn announced(&self) {
-        let pending = self.sticky();
-        let mut state = self.state();
+        let mut sticky = self.sticky();
+        let state = &mut *self.state();
         state.announced = true;
         state.told = state.caps.clone();
-        state.pending = pending;
+        // A ring that was made anew for us has the same reader, which has heard them.
+        if !std::mem::take(&mut state.moved) {
+            let passing = events::without_sticky(&state.pending);
+            append(&passing, &mut sticky);
+            state.pending = sticky;
+        }
     }
 
     /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
@@ -280,7 +287,7 @@ impl ZeroBufferSink {
             return Ok(false);
         };
         let (frames, fixed) = (self.settings().policy.frames, self.state().video.is_some());
-        if suits(&writer, len, frames) {
+        if suits(&writer, len, frames, fixed) {
             return Ok(false);
         }
         let wanted = wanted_size(len, frames, fixed);
@@ -310,9 +317,7 @@ impl ZeroBufferSink {
         {
             match writer.look_at_reader() {
                 Err(Error::ReaderReplaced { .. }) => {
-                    let asked = self.state().asked;
-                    self.disconnect("the ring was made anew");
-                    self.state().asked = asked;
+                    self.move_on();
                     let wait = Wait::from(RESIZE_PATIENCE).interrupted_since(interrupt, interrupts);
                     match Writer::attach_wait(writer.name(), wait) {
                         Ok(writer) => {
@@ -364,9 +369,6 @@ impl ZeroBufferSink {
 
     /// An event has gone through the sink: tells the reader, if it is one that travels.
     pub(super) fn forward(&self, event: &gst::EventRef) {
-        let Some(writer) = self.link.get().filter(|writer| writer.carries_records()) else {
-            return;
-        };
         if event.type_() == gst::EventType::FlushStop {
             let waiting = std::mem::take(&mut self.state().pending);
             if !waiting.is_empty() {
@@ -376,29 +378,81 @@ impl ZeroBufferSink {
             }
             return;
         }
-        let state = &mut *self.state();
-        if !state.announced {
-            // What is sticky is told with the caps.
+        let writer = self.link.get();
+        if writer
+            .as_ref()
+            .is_some_and(|writer| !writer.carries_records())
+        {
             return;
         }
-        let mut records = std::mem::take(&mut state.pending);
+        let mut records = Records::new();
         if !events::to_record(event, |time| self.monotonic(time), &mut records) {
-            state.pending = records;
             return;
         }
-        // Not in front of a caps change that waits for its frame, and never waiting here.
-        let sent = state.told == state.caps
-            && writer
-                .write_message(&records, Wait::no())
-                .is_ok_and(|sent| sent);
-        if !sent && records.as_bytes().len() <= MOST_PENDING {
-            state.pending = records;
+        let state = &mut *self.state();
+        // What is sticky is told with the caps.
+        if !state.announced && event.type_().is_sticky() {
+            return;
         }
+        let kept = state.pending.as_bytes().len();
+        if kept + records.as_bytes().len() > MOST_PENDING {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "Too many events without a frame, not sending {event:?}"
+            );
+            return;
+        }
+        append(&records, &mut state.pending);
+        // Not in front of a caps change that waits for its frame, and never waiting here.
+        if let Some(writer) = writer.filter(|_| state.announced && state.told == state.caps)
+            && (writer.write_message(&state.pending, Wait::no())).is_ok_and(|sent| sent)
+        {
+            state.pending.clear();
+        }
+    }
+
+    /// Sends events for which there is no frame any more.
+    pub(super) fn finish(&self) {
+        let (writer, policy) = (self.link.get(), self.settings().policy);
+        let pending = {
+            let mut state = self.state();
+            let pending = std::mem::take(&mut state.pending);
+            let follow = state.announced && state.told == state.caps;
+            Some(pending).filter(|pending| follow && !pending.is_empty())
+        };
+        let (Some(writer), Some(pending)) = (writer, pending) else {
+            return;
+        };
+        let wait = match policy.on_full {
+            OnFull::Block => policy.wait(&self.pausing.interrupt),
+            OnFull::Drop => Wait::no(),
+        };
+        if let Err(err) = writer.write_message(&pending, wait) {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "The last events did not get through: {err}"
+            );
+        }
+    }
+
+    /// The reader has made the ring anew: the stream goes on there.
+    pub(super) fn move_on(&self) {
+        let (asked, announced) = {
+            let state = self.state();
+            (state.asked, state.announced)
+        };
+        self.disconnect("the ring was made anew");
+        let mut state = self.state();
+        state.asked = asked;
+        state.moved = announced;
     }
 
     pub(super) fn disconnect(&self, why: &str) {
         let state = &mut *self.state();
         state.announced = false;
+        state.moved = false;
         state.asked = 0;
         if let Some(writer) = self.link.replace(None) {
             gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
@@ -415,6 +469,12 @@ pub fn connection(writer: &Writer) -> Connection {
         ring_used: writer.used_bytes(),
         ring_size: writer.payload_size(),
         peer_pid: writer.reader_pid(),
+    }
+}
+
+fn append(from: &Records, to: &mut Records) {
+    for record in from.iter() {
+        to.push(record.kind, record.value);
     }
 }
 
@@ -439,15 +499,25 @@ fn length(buffer: &gst::BufferRef, video: Option<&gst_video::VideoInfo>) -> Resu
     Ok(len as u64)
 }
 
+/// The ring that frames of `len` bytes need.
+fn needed_size(len: u64, frames: u32, fixed: bool) -> u64 {
+    let frames = u64::from(frames);
+    if fixed {
+        return ring_size(len, frames);
+    }
+    // These are never rendered in place: so many, and one of them wasted at the end of the ring.
+    len.saturating_add(OVERHEAD).saturating_mul(frames + 1)
+}
+
 /// The ring to ask for; frames of all sizes get some room to grow.
 fn wanted_size(len: u64, frames: u32, fixed: bool) -> u64 {
     let len = if fixed { len } else { len.saturating_mul(2) };
-    ring_size(len, frames.into())
+    needed_size(len, frames, fixed)
 }
 
 /// Whether the ring suits frames of `len` bytes, or nothing can be done about it.
-fn suits(writer: &Writer, len: u64, frames: u32) -> bool {
-    writer.payload_size() >= ring_size(len, frames.into()) || !writer.can_request_size()
+fn suits(writer: &Writer, len: u64, frames: u32, fixed: bool) -> bool {
+    writer.payload_size() >= needed_size(len, frames, fixed) || !writer.can_request_size()
 }
 
 /// Whether there is no reader that this stream could go to.

@@ -270,8 +270,8 @@ impl ObjectImpl for ZeroBufferSrc {
         let obj = self.obj();
         obj.set_live(true);
         obj.set_format(gst::Format::Time);
-        // Where frames carry no time, their arrival in running time is the best there is.
-        obj.set_do_timestamp(true);
+        // The base class would give a DTS to every frame that has none; see `times`.
+        obj.set_do_timestamp(false);
     }
 }
 
@@ -345,7 +345,15 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
-        let caps = self.state().caps.clone().unwrap_or_else(gst::Caps::new_any);
+        let (known, reader) = {
+            let state = self.state();
+            (state.caps.clone(), state.reader.clone())
+        };
+        let announced = || {
+            let metadata = reader?.metadata().ok()??;
+            stream_info::to_caps(&metadata).ok()
+        };
+        let caps = known.or_else(announced).unwrap_or_else(gst::Caps::new_any);
         Some(match filter {
             Some(filter) => filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First),
             None => caps,
@@ -353,7 +361,13 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn negotiate(&self) -> Result<(), gst::LoggableError> {
-        // Only the writer's metadata can tell the caps; create() sets them when it is there.
+        // Only the writer's metadata can tell the caps; create() sets them when it is there. What is
+        // behind may be another element now.
+        let caps = self.state().caps.clone();
+        if let Some(caps) = caps {
+            let takes_layouts = self.takes_layouts(&caps);
+            self.state().takes_layouts = takes_layouts;
+        }
         Ok(())
     }
 
@@ -390,7 +404,15 @@ impl PushSrcImpl for ZeroBufferSrc {
                     self.push_events(frame.records());
                     return Ok(CreateSuccess::NewBuffer(self.buffer(frame)?));
                 }
-                Ok(Item::Message(records)) => self.push_events(&records),
+                Ok(Item::Message(records)) => {
+                    // Events come behind the caps, also where no frame has come yet.
+                    if records.caps().is_some()
+                        || reader.metadata().is_ok_and(|there| there.is_some())
+                    {
+                        self.negotiate_with(&reader, &records)?;
+                    }
+                    self.push_events(&records);
+                }
                 Ok(Item::Resize(bytes)) => self.resize(&reader, bytes),
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
@@ -603,9 +625,14 @@ impl ZeroBufferSrc {
             (Timestamps::Sender, Some(monotonic), Some(line)) => line.running(monotonic),
             _ => pts,
         };
+        let pad = self.obj().src_pad().clone();
         for event in events::from_records(records, time) {
+            // The base class sends its segment with the first frame, which may be behind.
+            if pad.sticky_event::<gst::event::Segment>(0).is_none() {
+                pad.push_event(gst::event::Segment::new(&self.obj().segment()));
+            }
             gst::debug!(CAT, imp = self, "Sending on {event:?}");
-            self.obj().src_pad().push_event(event);
+            pad.push_event(event);
         }
     }
 
@@ -650,20 +677,13 @@ impl ZeroBufferSrc {
             match time {
                 Some(time) => frame_info::apply_time(&time, self.times(&time), writable),
                 None => {
+                    writable.set_pts(self.obj().current_running_time());
                     writable.set_offset(sequence);
                     writable.set_offset_end(sequence.wrapping_add(1));
                 }
             }
             if discont {
                 writable.set_flags(gst::BufferFlags::DISCONT);
-            }
-            let left = metas::from_records(&records, caps.as_deref(), writable);
-            if left > 0 {
-                gst::debug!(
-                    CAT,
-                    imp = self,
-                    "{left} metas of frame {sequence} are not known here"
-                );
             }
         }
         let mut copied = false;
@@ -694,6 +714,16 @@ impl ZeroBufferSrc {
                 copied = true;
             }
         }
+        if let Some(writable) = buffer.get_mut() {
+            let left = metas::from_records(&records, caps.as_deref(), writable);
+            if left > 0 {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "{left} metas of frame {sequence} are not known here"
+                );
+            }
+        }
         Counters::add(&self.counters.frames, 1);
         Counters::add(&self.counters.bytes, len as u64);
         // The reader counts the copies that it makes; they are taken off in `Counters`.
@@ -708,12 +738,19 @@ impl ZeroBufferSrc {
 
     /// How the times of a frame become ours.
     fn times(&self, time: &FrameTime) -> Times {
-        match (self.settings().timestamps, time.monotonic) {
-            (Timestamps::Pts, _) => Times::Untouched,
-            (Timestamps::Sender, Some(monotonic)) => Timeline::of(&*self.obj())
-                .map_or(Times::None, |line| Times::At(line.running(monotonic))),
-            _ => Times::None,
-        }
+        let due = match (self.settings().timestamps, time.monotonic) {
+            (Timestamps::Pts, _) => return Times::Untouched,
+            (Timestamps::Sender, Some(monotonic)) => {
+                Timeline::of(&*self.obj()).map(|line| line.running(monotonic))
+            }
+            // Where there is no other time, the arrival is the best there is.
+            _ => return self.arrival(),
+        };
+        due.map_or(Times::None, Times::At)
+    }
+
+    fn arrival(&self) -> Times {
+        (self.obj().current_running_time()).map_or(Times::None, Times::Arrived)
     }
 
     fn stats(&self) -> gst::Structure {

@@ -85,6 +85,11 @@ impl Pipeline {
             .expect("no message for two minutes")
     }
 
+    /// Forgets the messages so far.
+    pub fn clear(&self) {
+        while self.bus.pop().is_some() {}
+    }
+
     /// Waits for the end of the stream.
     #[track_caller]
     pub fn end(&self) {

@@ -1,0 +1,274 @@
+//! Events that mean something to who receives the stream arrive, in order with the frames.
+
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+use gstreamer as gst;
+
+use super::support::{Name, pattern};
+use super::support_gst::Pipeline;
+use super::{all, caps, sender};
+
+/// What comes to the sink behind a source, in order: frames by their size.
+fn arrivals(receiver: &Pipeline) -> Arc<Mutex<Vec<String>>> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = seen.clone();
+    let pad = receiver.element("out").static_pad("sink").unwrap();
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+    pad.add_probe(kinds, move |_, info| {
+        let note = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => format!("frame {}", buffer.size()),
+            Some(gst::PadProbeData::Event(event)) => text(event),
+            other => format!("{other:?}"),
+        };
+        notes.lock().unwrap().push(note);
+        gst::PadProbeReturn::Ok
+    })
+    .unwrap();
+    seen
+}
+
+fn text(event: &gst::EventRef) -> String {
+    match event.view() {
+        gst::EventView::Tag(tag) => format!("tags {}", tag.tag()),
+        gst::EventView::Gap(gap) => format!("gap {:?}", gap.get().1),
+        gst::EventView::CustomDownstream(_) => format!("custom {}", event.structure().unwrap()),
+        gst::EventView::CustomDownstreamSticky(_) => {
+            format!("sticky {}", event.structure().unwrap())
+        }
+        _ => event.type_().name().to_string(),
+    }
+}
+
+/// A paused receiver: its ring is there, and nobody reads.
+fn paused(name: &str, more: &str) -> Pipeline {
+    let receiver = Pipeline::new(&format!(
+        "zerobuffersrc name=src buffer-name={name} timestamps=pts {more} \
+         ! appsink name=out sync=false"
+    ));
+    receiver.set_state(gst::State::Paused);
+    receiver
+}
+
+fn custom(number: i32) -> gst::Event {
+    let structure = gst::Structure::builder("number").field("is", number);
+    gst::event::CustomDownstream::new(structure.build())
+}
+
+fn sticky(number: i32) -> gst::Event {
+    let structure = gst::Structure::builder("sticky").field("is", number);
+    gst::event::CustomDownstreamSticky::new(structure.build())
+}
+
+fn tag(title: &str) -> gst::Event {
+    let mut tags = gst::TagList::new();
+    let edit = tags.make_mut();
+    edit.add::<gst::tags::Title>(&title, gst::TagMergeMode::Append);
+    gst::event::Tag::new(tags)
+}
+
+fn gap(millis: u64) -> gst::Event {
+    let builder = gst::event::Gap::builder(gst::ClockTime::from_mseconds(millis));
+    builder
+        .duration(gst::ClockTime::from_mseconds(millis))
+        .build()
+}
+
+/// Sends an event or a frame of this size, in order with what was sent before.
+enum Sent {
+    Event(gst::Event),
+    Frame(usize),
+}
+
+fn send(sender: &Pipeline, items: &[Sent]) -> Vec<String> {
+    let input = sender.appsrc("in");
+    (items.iter())
+        .map(|item| match item {
+            Sent::Event(event) => {
+                // Appsrc keeps events in order with buffers.
+                assert!(input.send_event(event.clone()), "{event:?}");
+                text(event)
+            }
+            Sent::Frame(size) => {
+                let frame = gst::Buffer::from_slice(pattern(*size, 0));
+                input.push_buffer(frame).unwrap();
+                format!("frame {size}")
+            }
+        })
+        .collect()
+}
+
+#[track_caller]
+fn assert_order(seen: &[String], sent: &[String]) {
+    let begin = ["caps", "segment"];
+    let mut of_stream: Vec<_> = (seen.iter())
+        .filter(|note| begin.contains(&note.as_str()))
+        .collect();
+    of_stream.dedup();
+    assert_eq!(of_stream, begin, "in {seen:#?}");
+    let rest: Vec<_> = (seen.iter())
+        .filter(|note| !begin.contains(&note.as_str()) && *note != "stream-start")
+        .cloned()
+        .collect();
+    assert_eq!(rest, [sent, &["eos".to_string()]].concat());
+    let first = seen.iter().position(|note| note == &sent[0]).unwrap();
+    let segment = seen.iter().position(|note| note == "segment").unwrap();
+    assert!(segment < first, "{seen:?}");
+}
+
+fn some_of_each() -> Vec<Sent> {
+    let mut items = Vec::new();
+    for i in 0..20_usize {
+        items.push(Sent::Frame(i + 1));
+        items.push(Sent::Event(match i % 4 {
+            0 => custom(i as i32),
+            1 => gap(i as u64),
+            2 => tag(&format!("title {i}, \"quoted\"")),
+            _ => sticky(i as i32),
+        }));
+        if i % 5 == 0 {
+            items.push(Sent::Event(custom(1000)));
+        }
+    }
+    items
+}
+
+#[test]
+fn events_come_in_order_with_frames() {
+    let name = Name::new("order");
+    let receiver = paused(&name, "");
+    let seen = arrivals(&receiver);
+    receiver.set_state(gst::State::Playing);
+    let sender = sender(&name, &caps("application/x-test"));
+    let sent = send(&sender, &some_of_each());
+    sender.appsrc("in").end_of_stream().unwrap();
+    all(&receiver);
+    sender.end();
+    assert_order(&seen.lock().unwrap(), &sent);
+}
+
+#[test]
+fn events_wait_for_room_with_the_frames() {
+    let name = Name::new("full");
+    let receiver = paused(&name, "payload-size=1024");
+    let seen = arrivals(&receiver);
+    let sender = sender(&name, &caps("application/x-test"));
+    let mut items: Vec<_> = (0..3).map(|_| Sent::Frame(200)).collect();
+    items.extend(some_of_each());
+    items.extend((0..20).flat_map(|i| [Sent::Frame(300), Sent::Event(custom(i))]));
+    let sent = send(&sender, &items);
+    sender.appsrc("in").end_of_stream().unwrap();
+    while sender.stat("sink", "waits") == 0 {
+        sender.no_error();
+        std::thread::yield_now();
+    }
+    receiver.set_state(gst::State::Playing);
+    all(&receiver);
+    sender.end();
+    assert_order(&seen.lock().unwrap(), &sent);
+}
+
+#[test]
+fn events_that_came_before_the_reader_are_told() {
+    let name = Name::new("before");
+    let sender = Pipeline::new(&format!(
+        "appsrc name=in format=time caps=application/x-test \
+         ! zerobuffersink name=sink sync=false async=false buffer-name={}",
+        &*name
+    ));
+    // What is sticky comes first, and of each kind once.
+    let items = [
+        Sent::Event(tag("before")),
+        Sent::Event(sticky(1)),
+        Sent::Event(custom(1)),
+        Sent::Event(gap(7)),
+        Sent::Event(custom(2)),
+        Sent::Frame(5),
+        Sent::Event(custom(3)),
+        Sent::Frame(6),
+    ];
+    sender.set_state(gst::State::Playing);
+    let sent = send(&sender, &items);
+    sender.appsrc("in").end_of_stream().unwrap();
+    // It has got the frame, and waits.
+    let pad = sender.element("sink").static_pad("sink").unwrap();
+    while pad.sticky_event::<gst::event::Tag>(0).is_none() {
+        std::thread::yield_now();
+    }
+    let receiver = paused(&name, "");
+    let seen = arrivals(&receiver);
+    receiver.set_state(gst::State::Playing);
+    all(&receiver);
+    sender.end();
+    assert_order(&seen.lock().unwrap(), &sent);
+}
+
+#[test]
+fn events_pass_a_ring_that_is_made_anew_once_and_in_order() {
+    let name = Name::new("anew");
+    let receiver = paused(&name, "");
+    let seen = arrivals(&receiver);
+    receiver.set_state(gst::State::Playing);
+    let sender = sender(&name, &caps("application/x-test"));
+    let items = [
+        Sent::Event(tag("once")),
+        Sent::Event(sticky(1)),
+        Sent::Frame(5),
+        Sent::Event(custom(1)),
+        // More than the ring at the start.
+        Sent::Frame(40 << 20),
+        Sent::Event(custom(2)),
+        Sent::Frame(6),
+        Sent::Event(gap(3)),
+    ];
+    let sent = send(&sender, &items);
+    sender.appsrc("in").end_of_stream().unwrap();
+    all(&receiver);
+    sender.end();
+    assert_order(&seen.lock().unwrap(), &sent);
+}
+
+#[test]
+fn a_sticky_event_is_told_to_each_new_reader() {
+    let name = Name::new("each");
+    let sender = sender(&name, &caps("application/x-test"));
+    let mut last = Vec::new();
+    for i in 0..3 {
+        let receiver = paused(&name, "");
+        let seen = arrivals(&receiver);
+        receiver.set_state(gst::State::Playing);
+        if i == 0 {
+            send(
+                &sender,
+                &[Sent::Event(tag("the name")), Sent::Event(sticky(1))],
+            );
+        }
+        send(&sender, &[Sent::Frame(5)]);
+        receiver.appsink("out").pull_sample().unwrap();
+        last = seen.lock().unwrap().clone();
+        for due in [text(&tag("the name")), text(&sticky(1))] {
+            assert_eq!(
+                last.iter().filter(|note| **note == due).count(),
+                1,
+                "{last:?}"
+            );
+        }
+    }
+    assert!(!last.is_empty());
+}
+
+#[test]
+fn a_stream_gets_its_own_name() {
+    let ids = ["id-one", "id-two"].map(|base| {
+        let name = Name::new(base);
+        let receiver = super::receiver(&name, "");
+        let sender = sender(&name, &caps("application/x-test"));
+        send(&sender, &[Sent::Frame(5)]);
+        receiver.appsink("out").pull_sample().unwrap();
+        let pad = receiver.element("out").static_pad("sink").unwrap();
+        let start = pad.sticky_event::<gst::event::StreamStart>(0).unwrap();
+        start.stream_id().to_string()
+    });
+    assert_ne!(ids[0], ids[1]);
+    assert!(ids.iter().all(|id| !id.is_empty()), "{ids:?}");
+}
