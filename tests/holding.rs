@@ -72,7 +72,10 @@ fn receiver(name: &str, downstream: &str) -> Pipeline {
 /// The checksums of the frames that a pad has seen; it holds the last `most` of them meanwhile, and
 /// looks at each again before it lets go of it.
 #[derive(Clone, Default)]
-struct Holder(Arc<Mutex<(Vec<u32>, VecDeque<(u32, gst::Buffer)>)>>);
+struct Holder(Arc<Mutex<Seen>>);
+
+/// All checksums, and the frames that are held with theirs.
+type Seen = (Vec<u32>, VecDeque<(u32, gst::Buffer)>);
 
 impl Holder {
     fn at(element: &gst::Element, pad: &str, most: usize) -> Self {
