@@ -464,3 +464,22 @@ fn a_reader_whose_segment_was_removed_by_hand_leaves_what_is_anothers() {
         fs::remove_file(path).unwrap();
     }
 }
+
+#[test]
+fn a_writer_that_is_just_coming_is_never_taken_for_one_that_has_gone() {
+    for _ in 0..3000 {
+        let name = Name::new("claims-coming");
+        let reader = reader(&name);
+        let begin = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begin.wait();
+                let writer = Writer::attach(&name).unwrap();
+                writer.set_metadata(b"it came").unwrap();
+                writer.write_frame(&[7; 9]).unwrap();
+            });
+            begin.wait();
+            assert_eq!(*reader.read_frame(LONG).unwrap(), [7; 9]);
+        });
+    }
+}

@@ -794,8 +794,17 @@ impl Shared {
             return WriterState::Connected { pid };
         }
         // One that came and went between two looks leaves frames, metadata or its trace.
-        position.writer_came |= oieb.get(offset::METADATA_WRITTEN_BYTES) != 0
-            || extension::attachments(&self.segment, &self.sizes) != 0;
+        if !position.writer_came {
+            let metadata = oieb.word(offset::METADATA_WRITTEN_BYTES);
+            position.writer_came = metadata.load(Ordering::Acquire) != 0
+                || extension::attachments(&self.segment, &self.sizes) != 0;
+            // The trace may be that of one who came after the look above: it stores its pid before
+            // these (Release in `handoff::announce` and `extension::count_attachment`).
+            pid = handoff::look_at_writer(word);
+            if pid != 0 {
+                return WriterState::Connected { pid };
+            }
+        }
         if position.writer_came || self.replaced.load(Ordering::Acquire) {
             WriterState::Closed
         } else {

@@ -300,11 +300,11 @@ fn a_writer_that_is_killed_while_its_ring_is_made() {
     }
 }
 
-/// A PTS, and the bytes that have it.
-type Stamped = (Option<gst::ClockTime>, Vec<u8>);
+/// Time and bytes.
+type Frame = (Option<gst::ClockTime>, Vec<u8>);
 
-/// Bytes and times of what goes into a sink.
-fn watch(sender: &Pipeline) -> Arc<Mutex<Vec<Stamped>>> {
+/// What goes into a sink.
+fn watch(sender: &Pipeline) -> Arc<Mutex<Vec<Frame>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = seen.clone();
     let pad = sender.element("sink").static_pad("sink").unwrap();

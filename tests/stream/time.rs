@@ -26,11 +26,11 @@ fn facts(buffer: &gst::BufferRef) -> String {
     )
 }
 
-/// What a buffer is like, and its bytes.
-type Named = (String, Vec<u8>);
+/// [`facts`] and bytes.
+type Frame = (String, Vec<u8>);
 
-/// What goes into the sink of a pipeline, as [`facts`] and bytes.
-fn watch(pipeline: &Pipeline, sink: &str) -> Arc<Mutex<Vec<Named>>> {
+/// What goes into the sink of a pipeline.
+fn watch(pipeline: &Pipeline, sink: &str) -> Arc<Mutex<Vec<Frame>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let pad = pipeline.element(sink).static_pad("sink").unwrap();
     let notes = seen.clone();
