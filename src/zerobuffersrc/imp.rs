@@ -33,6 +33,7 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 
 use super::OnWriterExit;
+use super::unsent::Unsent;
 use crate::element::{self, Connection, Counters};
 use crate::protocol::{BufferConfig, Error, Frame, Interrupt, Reader, Wait, WriterState};
 use crate::stream_info;
@@ -95,6 +96,7 @@ pub struct ZeroBufferSrc {
     /// Set by unlock() without the locks above, so that it never waits for them.
     interrupt: Interrupt,
     counters: Counters,
+    unsent: Unsent,
 }
 
 #[glib::object_subclass]
@@ -213,6 +215,7 @@ impl ObjectImpl for ZeroBufferSrc {
         obj.set_format(gst::Format::Time);
         // Frames carry no time: their arrival in running time is the best there is.
         obj.set_do_timestamp(true);
+        self.unsent.watch(obj.src_pad());
     }
 }
 
@@ -267,6 +270,7 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        self.unsent.forget();
         self.close("stopped");
         Ok(())
     }
@@ -304,6 +308,9 @@ impl PushSrcImpl for ZeroBufferSrc {
         &self,
         _buffer: Option<&mut gst::BufferRef>,
     ) -> Result<CreateSuccess, gst::FlowError> {
+        if let Some(buffer) = self.unsent.get() {
+            return Ok(CreateSuccess::NewBuffer(buffer));
+        }
         loop {
             let Some(reader) = self.state().reader.clone() else {
                 return Err(gst::FlowError::Eos);
@@ -311,7 +318,9 @@ impl PushSrcImpl for ZeroBufferSrc {
             match reader.read_frame(Wait::forever().interrupted_by(&self.interrupt)) {
                 Ok(frame) => {
                     self.negotiate_with(&reader, frame.len())?;
-                    return Ok(CreateSuccess::NewBuffer(self.buffer(frame)));
+                    let buffer = self.buffer(frame);
+                    self.unsent.keep(&buffer);
+                    return Ok(CreateSuccess::NewBuffer(buffer));
                 }
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
