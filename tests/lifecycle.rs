@@ -121,6 +121,40 @@ fn a_paused_source_lets_the_frames_wait() {
 }
 
 #[test]
+fn pausing_a_source_again_and_again_loses_nothing() {
+    const FRAMES: u64 = 5000;
+    let name = Name::new("pause-again");
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc buffer-name={} ! appsink name=out sync=false max-buffers=5",
+        &*name
+    ));
+    let output = receiver.appsink("out");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let writer = Writer::attach_wait(&name, LONG).unwrap();
+            writer.set_metadata(TEST_CAPS.as_bytes()).unwrap();
+            for i in 0..FRAMES {
+                writer.write_frame(&i.to_le_bytes()).unwrap();
+            }
+        });
+        let got = scope.spawn(|| {
+            // Until the end of the stream.
+            std::iter::from_fn(|| output.pull_sample().ok())
+                .map(|sample| {
+                    let map = sample.buffer().unwrap().map_readable().unwrap();
+                    u64::from_le_bytes(map[..].try_into().unwrap())
+                })
+                .collect::<Vec<_>>()
+        });
+        while !got.is_finished() {
+            receiver.set_state(gst::State::Paused);
+            receiver.set_state(gst::State::Playing);
+        }
+        assert_eq!(got.join().unwrap(), (0..FRAMES).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_blocked_sender_stops_on_a_full_ring() {
     let name = Name::new("stop-full");
     let _reader = reader(&name);

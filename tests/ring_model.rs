@@ -504,6 +504,33 @@ struct Pair {
 }
 
 impl Pair {
+    fn new(reader: Reader, writer: Writer, size: u64) -> Self {
+        Pair {
+            reader,
+            writer,
+            size,
+            seed: 0,
+            unread: VecDeque::new(),
+            held: Vec::new(),
+            lent: Vec::new(),
+            numbers: 0,
+        }
+    }
+
+    fn lend(&mut self, data: Vec<u8>) {
+        if let Some(mut place) = self.writer.reserve_ahead(data.len() as u64) {
+            place.copy_from_slice(&data);
+            self.lent.push((place, data, false));
+        }
+    }
+
+    fn drop_lent(&mut self, which: usize) {
+        if !self.lent.is_empty() {
+            let (place, data, _) = self.lent.swap_remove(which % self.lent.len());
+            assert_eq!(*place, data);
+        }
+    }
+
     fn seed(&mut self) -> u64 {
         self.seed += 1;
         self.seed
@@ -628,16 +655,7 @@ proptest! {
         let name = Name::new("ring-model-records");
         let reader = Reader::create(&name, &BufferConfig::new(1024, size)).unwrap();
         let writer = Writer::attach(&name).unwrap();
-        let mut pair = Pair {
-            reader,
-            writer,
-            size,
-            seed: 0,
-            unread: VecDeque::new(),
-            held: Vec::new(),
-            lent: Vec::new(),
-            numbers: 0,
-        };
+        let mut pair = Pair::new(reader, writer, size);
         for act in acts {
             match act {
                 Act::Write(len, bytes) => {
@@ -649,18 +667,10 @@ proptest! {
                 Act::Message(bytes) => pair.message(bytes),
                 Act::LendAhead(len) => {
                     let seed = pair.seed();
-                    if let Some(mut place) = pair.writer.reserve_ahead(len) {
-                        let data = pattern(len as usize, seed);
-                        place.copy_from_slice(&data);
-                        pair.lent.push((place, data, false));
-                    }
+                    pair.lend(pattern(len as usize, seed));
                 }
                 Act::Publish(which, bytes) => pair.publish(which, bytes),
-                Act::Drop(which) if !pair.lent.is_empty() => {
-                    let (place, data, _) = pair.lent.swap_remove(which % pair.lent.len());
-                    prop_assert_eq!(&*place, &data);
-                }
-                Act::Drop(_) => {}
+                Act::Drop(which) => pair.drop_lent(which),
                 Act::Read => {
                     pair.read();
                 }
@@ -679,5 +689,39 @@ proptest! {
         pair.write(pattern(len as usize, 1), records(8, 1));
         prop_assert_eq!(pair.unread.len(), 1);
         pair.drain();
+    }
+
+    #[test]
+    fn for_one_more_frame_like_those_that_are_lent_there_is_always_room(
+        (size, len) in (1u64..2000).prop_flat_map(|len| (3 * len..9 * len + 200, Just(len))),
+        start in any::<prop::sample::Index>(),
+        acts in prop::collection::vec((0..8, any::<usize>()), 1..100),
+    ) {
+        let name = Name::new("ring-model-lent");
+        let reader = Reader::create(&name, &BufferConfig::new(1024, size)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        let mut pair = Pair::new(reader, writer, size);
+        // From anywhere in the ring.
+        pair.write(pattern(1 + start.index(size as usize / 3), 0), Records::new());
+        for (act, which) in acts {
+            let seed = pair.seed();
+            let data = pattern(len as usize, seed);
+            match act {
+                0..4 => pair.lend(data),
+                4 => pair.publish(which, 0),
+                5 | 6 => pair.drop_lent(which),
+                _ => {
+                    pair.drain();
+                    // None of those that are lent is given back meanwhile. Without any, a ring may
+                    // be too small for the frame.
+                    if !pair.lent.is_empty() {
+                        pair.write(data, Records::new());
+                        prop_assert_eq!(pair.unread.len(), 1);
+                    }
+                }
+            }
+            pair.drain();
+            pair.check();
+        }
     }
 }

@@ -27,6 +27,8 @@ struct Slot {
     /// Bytes right before its header that are its block of records.
     block: u64,
     dropped: bool,
+    /// Nothing behind it may be published before it.
+    first: bool,
 }
 
 /// What is looked for by [`Slots::find`].
@@ -43,6 +45,23 @@ pub struct Want {
 }
 
 impl Want {
+    /// The first spot between `from` and `to` that is not taken. If a slot begins at `to`, there is
+    /// nothing between, or room for a header that skips.
+    fn fit(&self, from: u64, to: u64, slot: bool, taken: &[Range<u64>]) -> Option<Spot> {
+        let mut start = from;
+        loop {
+            let spot = self.spot(start, from)?;
+            let end = spot.head.checked_add(self.total)?;
+            if end > to || slot && end < to && to - end < FRAME_HEADER_SIZE {
+                return None;
+            }
+            match taken.iter().find(|t| t.start < end && spot.start < t.end) {
+                Some(taken) => start = taken.end,
+                None => return Some(spot),
+            }
+        }
+    }
+
     /// Anywhere.
     pub fn packed(room: u64, total: u64) -> Self {
         Want {
@@ -61,6 +80,19 @@ pub struct Spot {
     pub start: u64,
     /// Where its header is.
     pub head: u64,
+}
+
+/// Where a slot can be, and which one it comes before; `None`: it is behind all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    pub spot: Spot,
+    pub before: Option<SlotId>,
+}
+
+impl Site {
+    pub fn behind(spot: Spot) -> Self {
+        Site { spot, before: None }
+    }
 }
 
 /// The slots of a writer, in the order of the ring.
@@ -141,6 +173,28 @@ impl Slots {
         None
     }
 
+    /// A place before a slot that is lent, in what was dropped there or belongs to none. It needs no
+    /// more free bytes, since those up to that slot are reserved. Slots before it are passed by when
+    /// it is published.
+    pub fn find_between(&self, size: u64, want: Want, taken: &[Range<u64>]) -> Option<Site> {
+        let mut from = self.at;
+        for slot in self.slots.iter().filter(|slot| !slot.dropped) {
+            let limit = slot.head - slot.block;
+            let pieces = match limit >= from {
+                true => [Some((from, limit)), None],
+                false => [Some((from, size)), Some((0, limit))],
+            };
+            for (from, to) in pieces.into_iter().flatten() {
+                if let Some(spot) = want.fit(from, to, to == limit, taken) {
+                    let before = Some(slot.id);
+                    return Some(Site { spot, before });
+                }
+            }
+            from = slot.end;
+        }
+        None
+    }
+
     /// How many bytes have to be free for that place, beginning with the next frame's.
     pub fn needed(&self, size: u64, spot: Spot, total: u64) -> u64 {
         let end = spot.head + total;
@@ -173,18 +227,29 @@ impl Slots {
         })
     }
 
-    /// Reserves what [`Slots::find`] found.
-    pub fn append(&mut self, spot: Spot, total: u64) -> SlotId {
+    /// Reserves what [`Slots::find`] or [`Slots::find_between`] found.
+    pub fn insert(&mut self, site: Site, total: u64) -> SlotId {
         let id = SlotId(self.next);
         self.next += 1;
-        self.slots.push_back(Slot {
+        let Site { spot, before } = site;
+        let end = spot.head + total;
+        let next = before.and_then(|id| self.slots.iter().position(|slot| slot.id == id));
+        if let Some(next) = next.and_then(|next| self.slots.get_mut(next)) {
+            // What is too short for a header is room of the slot behind.
+            if end <= next.head && next.start < end + FRAME_HEADER_SIZE {
+                next.start = end;
+            }
+        }
+        let slot = Slot {
             id,
             start: spot.start,
             head: spot.head,
-            end: spot.head + total,
+            end,
             block: 0,
             dropped: false,
-        });
+            first: next.is_some(),
+        };
+        self.slots.insert(next.unwrap_or(self.slots.len()), slot);
         id
     }
 
@@ -266,9 +331,15 @@ impl Slots {
     }
 
     /// Makes a slot the next frame. What was reserved before it is skipped. `None` if it has been
-    /// skipped itself, since one behind it was published before.
+    /// skipped itself, since one behind it was published before, or if one before it comes first:
+    /// then it is dropped.
     pub fn publish(&mut self, size: u64, id: SlotId) -> Option<Lead> {
         let place = self.slots.iter().position(|slot| slot.id == id)?;
+        let comes_first = |slot: &Slot| slot.first && !slot.dropped;
+        if self.slots.range(..place).any(comes_first) {
+            self.cancel(id);
+            return None;
+        }
         let slot = self.slots.drain(..=place).next_back()?;
         let at = self.at;
         self.at = slot.end;
@@ -331,7 +402,7 @@ mod tests {
 
     fn reserve(slots: &mut Slots, free: u64, total: u64, taken: &[Range<u64>]) -> Option<SlotId> {
         let spot = slots.find(1000, free, Want::packed(0, total), taken)?;
-        Some(slots.append(spot, total))
+        Some(slots.insert(Site::behind(spot), total))
     }
 
     #[test]
@@ -404,6 +475,90 @@ mod tests {
     }
 
     #[test]
+    fn what_was_dropped_before_a_lent_slot_has_room_when_there_is_none_behind() {
+        // Frames of 115200 bytes, each with room for records, from near the end of the ring on.
+        let (size, total) = (700_032, 115_216);
+        let mut slots = Slots::new(692_240);
+        let ids: Vec<SlotId> = (0..5)
+            .map(|i| {
+                let (start, head) = (i * 115_456, i * 115_456 + 240);
+                slots.insert(Site::behind(Spot { start, head }), total)
+            })
+            .collect();
+        ids[..3].iter().for_each(|id| slots.cancel(*id));
+        let taken = [346_608..461_824, 462_064..577_280];
+        let want = Want::packed(0, total);
+        assert_eq!(slots.find(size, size, want, &taken), None);
+        let site = slots.find_between(size, want, &taken).unwrap();
+        assert_eq!((site.spot.head, site.before), (0, Some(ids[3])));
+        let copy = slots.insert(site, total);
+        let lead = slots.publish(size, copy).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.waste), (0, 7792));
+        assert_eq!(lead.placement.marker, Some(692_240));
+        // Those behind stay in place.
+        let lead = slots.publish(size, ids[3]).unwrap();
+        assert_eq!(lead.placement.at, 346_608);
+        assert_eq!(lead.skips, [Some((total, 346_608 - total)), None]);
+        assert!(slots.publish(size, ids[4]).is_some());
+    }
+
+    #[test]
+    fn nothing_is_published_before_what_was_put_before_it() {
+        let mut slots = Slots::new(0);
+        let [a, b, c] = [300; 3].map(|total| reserve(&mut slots, 1000, total, &[]).unwrap());
+        slots.cancel(a);
+        let want = Want::packed(0, 200);
+        let taken = [300..900];
+        assert_eq!(slots.find(1000, 1000, want, &taken), None);
+        let site = slots.find_between(1000, want, &taken).unwrap();
+        let copy = slots.insert(site, 200);
+        assert_eq!(slots.publish(1000, b), None);
+        let lead = slots.publish(1000, copy).unwrap();
+        assert_eq!((lead.placement.at, lead.skips), (0, [None; 2]));
+        let lead = slots.publish(1000, c).unwrap();
+        assert_eq!((lead.placement.at, lead.placement.waste), (600, 400));
+
+        // One that is dropped keeps nobody back.
+        let mut slots = Slots::new(0);
+        let [a, b] = [450; 2].map(|total| reserve(&mut slots, 1000, total, &[]).unwrap());
+        slots.cancel(a);
+        let site = slots.find_between(1000, want, &[450..900]).unwrap();
+        let copy = slots.insert(site, 200);
+        slots.cancel(copy);
+        assert_eq!(slots.publish(1000, b).unwrap().placement.at, 450);
+    }
+
+    #[test]
+    fn between_two_slots_those_before_are_passed_by() {
+        let mut slots = Slots::new(100);
+        let [a, b, c] = [200, 400, 200].map(|total| reserve(&mut slots, 900, total, &[]).unwrap());
+        slots.cancel(b);
+        let taken = [100..300, 700..900];
+        let find = |slots: &Slots, total| {
+            let site = slots.find_between(1000, Want::packed(0, total), &taken)?;
+            Some((site, site.spot.head, site.before))
+        };
+        // What is left before a slot has to hold a header, or nothing.
+        for (total, fits) in [
+            (384, true),
+            (385, false),
+            (399, false),
+            (400, true),
+            (401, false),
+        ] {
+            let found = find(&slots, total).map(|(_, head, before)| (head, before));
+            assert_eq!(found, fits.then_some((300, Some(c))), "{total}");
+        }
+        let (site, ..) = find(&slots, 400).unwrap();
+        let copy = slots.insert(site, 400);
+        let lead = slots.publish(1000, copy).unwrap();
+        assert_eq!((lead.placement.at, lead.skips[0]), (300, Some((100, 200))));
+        assert_eq!(slots.publish(1000, a), None);
+        let lead = slots.publish(1000, c).unwrap();
+        assert_eq!((lead.placement.at, lead.skips), (700, [None; 2]));
+    }
+
+    #[test]
     fn contents_are_aligned_and_gaps_have_room_for_a_header() {
         for at in 0..200 {
             let slots = Slots::new(at);
@@ -435,7 +590,7 @@ mod tests {
             let mut slots = Slots::new(200);
             let spot = slots.find(1000, 800, Want::packed(100, 300), &[]).unwrap();
             assert_eq!((spot.start, spot.head), (200, 300));
-            let id = slots.append(spot, 300);
+            let id = slots.insert(Site::behind(spot), 300);
             assert_eq!(slots.set_block(id, bytes), Some(Ok((300 - block, block))));
             let lead = slots.publish(1000, id).unwrap();
             assert_eq!((lead.placement.at, lead.placement.cost()), (300, 400));
@@ -445,7 +600,7 @@ mod tests {
         // What is too short for a skip is part of the block; more than the room there is not.
         let mut slots = Slots::new(200);
         let spot = slots.find(1000, 800, Want::packed(100, 300), &[]).unwrap();
-        let id = slots.append(spot, 300);
+        let id = slots.insert(Site::behind(spot), 300);
         for bytes in 85..=100 {
             assert_eq!(slots.set_block(id, bytes), Some(Ok((200, 100))));
         }
@@ -459,9 +614,9 @@ mod tests {
         assert_eq!(spot, None, "it does not fit behind the last, nor before it");
         let mut slots = Slots::new(700);
         let spot = slots.find(1000, 1000, Want::packed(100, 500), &[]).unwrap();
-        let passed = slots.append(spot, 100);
+        let passed = slots.insert(Site::behind(spot), 100);
         let spot = slots.find(1000, 1000, Want::packed(50, 300), &[]).unwrap();
-        let id = slots.append(spot, 300);
+        let id = slots.insert(Site::behind(spot), 300);
         slots.set_block(id, 30);
         let lead = slots.publish(1000, id).unwrap();
         assert_eq!(lead.placement.marker, Some(700));
@@ -478,7 +633,7 @@ mod tests {
             let spot = slots
                 .find(1000, 1000, Want::packed(room, total), &[])
                 .unwrap();
-            slots.append(spot, total)
+            slots.insert(Site::behind(spot), total)
         };
         let mut slots = Slots::new(0);
         assert_eq!(
@@ -569,7 +724,7 @@ mod tests {
                     let spot = slots.find(size, free, want, &taken).unwrap();
                     taken.push(spot.start..spot.head + total);
                     assert!(Slots::leaves_room(size, want.room + total, &taken));
-                    let id = slots.append(spot, total);
+                    let id = slots.insert(Site::behind(spot), total);
                     let lead = slots.publish(size, id).unwrap();
                     free -= lead.placement.cost();
                     lent.push_back((lead.placement.cost(), spot.head..spot.head + total));

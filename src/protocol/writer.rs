@@ -17,7 +17,7 @@ use super::layout::{
 };
 use super::liveness::{Hints, Patience, Watch};
 use super::ring::{self, ALIGNMENT, BLOCK, Fit};
-use super::slots::{Lead, SlotId, Slots, Spot, Want};
+use super::slots::{Lead, Site, SlotId, Slots, Spot, Want};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
@@ -519,11 +519,11 @@ impl Shared {
         room: u64,
     ) -> Result<std::result::Result<Reservation, Lack>> {
         let total = ring::frame_total(len).unwrap_or(u64::MAX);
-        let spot = match self.find_place(state, len, room, total)? {
-            Ok(spot) => spot,
+        let site = match self.find_place(state, len, room, total)? {
+            Ok(site) => site,
             Err(lack) => return Ok(Err(lack)),
         };
-        let mut lent = self.lend(state, spot, len, total)?;
+        let mut lent = self.lend(state, site, len, total)?;
         lent.exclusive = true;
         state.reserved = Some(thread::current().id());
         Ok(Ok(lent))
@@ -538,14 +538,14 @@ impl Shared {
         }
     }
 
-    /// The spot of a slot for a frame, or what is lacking for it.
+    /// The site of a slot for a frame, or what is lacking for it.
     fn find_place(
         &self,
         state: &State,
         len: u64,
         room: u64,
         total: u64,
-    ) -> Result<std::result::Result<Spot, Lack>> {
+    ) -> Result<std::result::Result<Site, Lack>> {
         self.has_reader()?;
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
@@ -561,20 +561,28 @@ impl Shared {
             // Only for a reader that follows skips: nothing else is ever lent at this moment.
             let want = Want::packed(room, total);
             let find = |free| state.slots.find(size, free, want, &taken);
-            return Ok(find(free).ok_or_else(|| {
-                // What is lent blocks every place: all that the reader has may help.
-                let wanted = find(size).map_or(size, |spot| state.slots.needed(size, spot, total));
-                Lack { free, wanted }
-            }));
+            if let Some(spot) = find(free) {
+                return Ok(Ok(Site::behind(spot)));
+            }
+            return Ok(match find(size) {
+                Some(spot) => {
+                    let wanted = state.slots.needed(size, spot, total);
+                    Err(Lack { free, wanted })
+                }
+                // What is lent blocks every place behind it, and stays as long as upstream likes.
+                None => (state.slots.find_between(size, want, &taken))
+                    // All that the reader has may help.
+                    .ok_or(Lack { free, wanted: size }),
+            });
         }
         let at = state.slots.position();
         let good_size = ring::good_size(len.saturating_add(room));
         let tails = self.abilities.tails();
         match ring::place(size, at, free, all, tails) {
-            Fit::Now(placement) => Ok(Ok(Spot {
+            Fit::Now(placement) => Ok(Ok(Site::behind(Spot {
                 start: placement.at,
                 head: placement.at + room,
-            })),
+            }))),
             Fit::Later => {
                 let wanted = match ring::place(size, at, size, all, tails) {
                     Fit::Now(placement) => placement.cost(),
@@ -636,24 +644,25 @@ impl Shared {
         if lack.is_some() {
             return Err(lack);
         }
-        self.lend(&mut state, spot, len, total).map_err(|_| None)
+        let site = Site::behind(spot);
+        self.lend(&mut state, site, len, total).map_err(|_| None)
     }
 
     fn lend(
         self: &Arc<Self>,
         state: &mut State,
-        spot: Spot,
+        site: Site,
         len: u64,
         total: u64,
     ) -> Result<Reservation> {
-        let content = self.sizes.payload_start() + spot.head + FRAME_HEADER_SIZE;
-        let place = self
+        let content = self.sizes.payload_start() + site.spot.head + FRAME_HEADER_SIZE;
+        let bytes = self
             .segment
             .place(content as usize, len as usize)
             .ok_or(Error::ReservationPending)?;
         Ok(Reservation {
-            place: Some(place),
-            slot: Some(state.slots.append(spot, total)),
+            place: Some(bytes),
+            slot: Some(state.slots.insert(site, total)),
             exclusive: false,
             shared: self.clone(),
         })
@@ -870,7 +879,8 @@ impl Reservation {
     ///
     /// # Errors
     /// [`Error::Closed`] when the writer was closed meanwhile; [`Error::OutOfOrder`] when a frame
-    /// reserved after this one has been published: it has to be copied to a place behind that.
+    /// reserved after this one has been published, or has a place before this one: it has to be
+    /// copied to a place behind that.
     pub fn publish(&mut self) -> Result<u64> {
         let len = self.len() as u64;
         let slot = self.slot.take();

@@ -33,6 +33,7 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
+use super::unsent::Unsent;
 use super::{OnWriterExit, Timestamps};
 use crate::element::{self, Connection, Counters};
 use crate::events;
@@ -120,6 +121,7 @@ pub struct ZeroBufferSrc {
     /// Set by unlock() without the locks above, so that it never waits for them.
     interrupt: Interrupt,
     counters: Counters,
+    unsent: Unsent,
 }
 
 #[glib::object_subclass]
@@ -272,6 +274,7 @@ impl ObjectImpl for ZeroBufferSrc {
         obj.set_format(gst::Format::Time);
         // The base class would give a DTS to every frame that has none; see `times`.
         obj.set_do_timestamp(false);
+        self.unsent.watch(obj.src_pad());
     }
 }
 
@@ -326,6 +329,7 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        self.unsent.forget();
         self.close("stopped");
         Ok(())
     }
@@ -394,6 +398,9 @@ impl PushSrcImpl for ZeroBufferSrc {
         &self,
         _buffer: Option<&mut gst::BufferRef>,
     ) -> Result<CreateSuccess, gst::FlowError> {
+        if let Some(buffer) = self.unsent.get() {
+            return Ok(CreateSuccess::NewBuffer(buffer));
+        }
         loop {
             let Some(reader) = self.state().reader.clone() else {
                 return Err(gst::FlowError::Eos);
@@ -402,7 +409,9 @@ impl PushSrcImpl for ZeroBufferSrc {
                 Ok(Item::Frame(frame)) => {
                     self.negotiate_with(&reader, frame.records())?;
                     self.push_events(frame.records());
-                    return Ok(CreateSuccess::NewBuffer(self.buffer(frame)?));
+                    let buffer = self.buffer(frame)?;
+                    self.unsent.keep(&buffer);
+                    return Ok(CreateSuccess::NewBuffer(buffer));
                 }
                 Ok(Item::Message(records)) => {
                     // Events come behind the caps, also where no frame has come yet.

@@ -6,6 +6,7 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 
 mod imp;
+mod unsent;
 
 /// What happens when the writer has gone and all its frames are out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]

@@ -253,13 +253,13 @@ impl Shared {
         if let Some(lead) = state.slots.carve(size, total, &self.taken()) {
             return Ok(Ok(lead));
         }
-        let spot = match self.find_place(state, total, 0, total)? {
-            Ok(spot) => spot,
+        let site = match self.find_place(state, total, 0, total)? {
+            Ok(site) => site,
             Err(lack) => return Ok(Err(lack)),
         };
-        let slot = state.slots.append(spot, total);
+        let slot = state.slots.insert(site, total);
         let lead = state.slots.publish(size, slot);
-        // It was the last, so nothing behind it has been published.
+        // It is new, so nothing behind it has been published; and nobody else is first at the moment.
         lead.map(Ok).ok_or(Error::OutOfOrder)
     }
 
