@@ -824,6 +824,7 @@ fn a_request_without_an_answer_is_noticed_at_once_and_costs_no_other_its_own() {
             b"fail" => Err("it did not like that".into()),
             b"panic" => panic!("it fell over"),
             b"large" => Ok(reply.reserve(2 * PAYLOAD)?),
+            b"empty" => Ok(reply.reserve(0)?),
             _ => echo(request, reply),
         })
         .unwrap();
@@ -833,6 +834,7 @@ fn a_request_without_an_answer_is_noticed_at_once_and_costs_no_other_its_own() {
         ("fail", "it did not like that"),
         ("panic", "it panicked: it fell over"),
         ("large", "is too large for buffer"),
+        ("empty", "a frame of 0 bytes does not exist"),
     ] {
         for good in ["good", "also good"] {
             assert_eq!(ask(&client, good.as_bytes()), good.as_bytes());
@@ -905,6 +907,37 @@ fn between_our_own_ends_each_answer_is_that_of_its_request_whichever_have_none()
         assert_eq!(told.iter().sum::<u64>(), 19, "{told:?}");
         drop((client, server));
     }
+}
+
+#[test]
+fn answers_in_a_ring_without_room_for_their_names_are_counted() {
+    let name = Name::new("duplex-nameless");
+    let (builder, errors) = server(&name, 1);
+    let _server = builder
+        .start(|request, reply| match &request[..] {
+            b"fail" => Err("as it was told".into()),
+            _ => {
+                let mut answer = reply.reserve(1000)?;
+                answer.fill(request[0]);
+                Ok(answer)
+            }
+        })
+        .unwrap();
+    // Of one answer, and nothing else.
+    let client = DuplexClient::create(&name, DuplexClientConfig::new(1024, 1024)).unwrap();
+    client.connect(LONG).unwrap();
+    for i in 0..5 {
+        assert_eq!(ask(&client, &[i]), [i; 1000]);
+        client.send(b"fail").unwrap();
+        let end = client.receive(LONG).unwrap_err();
+        let last = 2 * u64::from(i) + 2;
+        assert!(
+            matches!(end, Error::OutOfStep { first, last: found, answers, .. }
+                if found == last && first + answers == last),
+            "{end}"
+        );
+    }
+    assert_eq!(errors.try_iter().count(), 5);
 }
 
 #[test]

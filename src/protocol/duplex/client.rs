@@ -718,10 +718,13 @@ impl Connection {
                 Err(Odd::Surplus) => return Taken::Nobodys,
                 Err(Odd::Stranger) => {}
             }
-        } else if self.lost {
-            self.step.discard(sequence);
-            return Taken::Nobodys;
         } else {
+            // A server of ours leaves the name out if the ring has no room for both.
+            self.named = false;
+            if self.lost {
+                self.step.discard(sequence);
+                return Taken::Nobodys;
+            }
             match self.step.answer(sequence) {
                 Ok(request) => return Taken::Answer(request),
                 Err(Odd::Surplus) if !config.answers_after_release => {

@@ -131,6 +131,9 @@ impl Session {
         });
         self.wait_for_turn(request, answer.as_mut().ok());
         let answered = match answer {
+            Ok(answer) if answer.request != request => {
+                Err(self.failed(request, "it returned the answer to another request".into()))
+            }
             Ok(answer) => self.publish(answer),
             Err(err) => Err(self.failed(request, err)),
         };
