@@ -104,6 +104,8 @@ pub(super) struct State {
     pub told: Option<gst::Caps>,
     /// The size of the ring that the reader was last asked for.
     pub asked: u64,
+    /// It had the time to make it, and has not.
+    pub refused: bool,
     /// The reader has only made another ring, and knows what it was told in the one before.
     pub moved: bool,
     /// Events that go with the next frame.

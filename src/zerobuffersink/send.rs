@@ -90,14 +90,15 @@ impl ZeroBufferSink {
         };
         let place = match writer.reserve_with(len, &records, wait) {
             Err(Error::BufferFull { .. }) if policy.on_full == OnFull::Drop => return Ok(false),
-            // The ring is too small, and the reader, which stands still, does not know it yet.
+            // The ring is too small, and the reader may not know it yet.
             Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. })
-                if writer.can_request_size() && !writer.is_all_read() =>
+                if writer.can_request_size() && !self.state().refused =>
             {
-                if policy.on_full == OnFull::Drop {
+                if policy.on_full == OnFull::Drop && !writer.is_all_read() {
                     return Ok(false);
                 }
                 self.wait_for_ring(&writer, len, policy)?;
+                self.state().refused = true;
                 return self.send(buffer);
             }
             other => other?,
@@ -291,9 +292,14 @@ impl ZeroBufferSink {
             return Ok(false);
         }
         let wanted = wanted_size(len, frames, fixed);
-        if std::mem::replace(&mut self.state().asked, wanted) == wanted {
-            // It knows, and has made what it could.
-            return Ok(false);
+        {
+            let mut state = self.state();
+            if state.asked == wanted {
+                // It knows, and has made what it could.
+                return Ok(false);
+            }
+            state.asked = wanted;
+            state.refused = false;
         }
         let interrupts = self.pausing.interrupt.times();
         let now = Wait::no().interrupted_by(&self.pausing.interrupt);
@@ -445,6 +451,7 @@ impl ZeroBufferSink {
         };
         self.disconnect("the ring was made anew");
         let mut state = self.state();
+        // What it could is what it has made.
         state.asked = asked;
         state.moved = announced;
     }
@@ -452,6 +459,7 @@ impl ZeroBufferSink {
     pub(super) fn disconnect(&self, why: &str) {
         let state = &mut *self.state();
         state.announced = false;
+        state.refused = false;
         state.moved = false;
         state.asked = 0;
         if let Some(writer) = self.link.replace(None) {
