@@ -42,4 +42,4 @@ cargo bench --bench duplex -- --quick
 cargo build
 log=target/test.log
 cargo test 2>&1 | tee "$log"
-awk '/^test result:/ { passed += $4; failed += $6 } END { print passed " passed, " failed " failed" }' "$log"
+sum_of_tests "$log"
