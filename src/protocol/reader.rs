@@ -407,7 +407,12 @@ impl Reader {
             Ok(found) if found.message && !shared.is_empty(position.at) => found,
             Ok(found) if found.sequence == position.next => found,
             // A new writer starts again at 1.
-            Ok(found) if found.sequence == FIRST_SEQUENCE && position.new_writer_came() => found,
+            Ok(found)
+                if found.sequence == FIRST_SEQUENCE
+                    && position.new_writer_came(shared.attachments()) =>
+            {
+                found
+            }
             _ if !announced => return Ok(None),
             // A semaphore posted more often than there are frames is no reason to stop.
             _ if shared.is_empty(position.at) => return Ok(None),
@@ -617,10 +622,13 @@ impl Position {
     /// Whether there may be a writer whose first frame has not been taken. It can have come and the
     /// one before it gone without our looking, and as the same process; the kernel counts for us.
     /// Where it does not, the number 1 is believed.
-    fn new_writer_came(&mut self) -> bool {
-        self.opens
-            .as_mut()
-            .is_none_or(|opens| opens.count() > self.writers)
+    /// Writers of ours count themselves, too: `attachments`.
+    fn new_writer_came(&mut self, attachments: u64) -> bool {
+        attachments > self.writers
+            || self
+                .opens
+                .as_mut()
+                .is_none_or(|opens| opens.count() > self.writers)
     }
 }
 
@@ -755,6 +763,11 @@ impl Shared {
             oieb.word(offset::PAYLOAD_READ_COUNT)
                 .fetch_add(1 + u64::from(found.marker), Ordering::Release);
         }
+    }
+
+    /// How many writers of ours have attached, as far as is known.
+    fn attachments(&self) -> u64 {
+        extension::attachments(&self.segment, &self.sizes)
     }
 
     fn has_writer(&self) -> bool {
