@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gst::glib;
 use gstreamer as gst;
 
 use crate::protocol::{Error, check_name};
@@ -44,17 +43,6 @@ pub fn checked_name(name: Option<&str>) -> Result<String, gst::ErrorMessage> {
     };
     check_name(name).map_err(|err| message(&err))?;
     Ok(name.into())
-}
-
-/// The address of a buffer.
-pub fn uri(name: &str) -> glib::GString {
-    let escaped = name.bytes().map(|byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
-    });
-    format!("zerobuffer://{}", escaped.collect::<String>()).into()
 }
 
 /// Counts since the element was started.

@@ -30,6 +30,8 @@ pub mod testing;
 #[cfg(feature = "plugin")]
 mod timing;
 #[cfg(feature = "plugin")]
+mod uri;
+#[cfg(feature = "plugin")]
 mod zerobuffersink;
 #[cfg(feature = "plugin")]
 mod zerobuffersrc;

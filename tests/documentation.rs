@@ -2,8 +2,8 @@
 //! run, and every link in it leads somewhere.
 //!
 //! Documents are README.md, docs/*.md, and the doc comments in src/. Each `gst-launch-1.0` line in
-//! them (in a fence) is run as a process of its own, by a shell, with the plugin that was built for
-//! this test. Lines of the same section that name the same buffer belong together and run at the
+//! them (in a fence), and each of `gst-play-1.0`, is run as a process of its own, by a shell, with the
+//! plugin that was built for this test. Lines of the same section that name the same buffer belong together and run at the
 //! same time; a `python` fence that makes a `Reader` or `Writer` of that name is one of them.
 //!
 //! So that they end, need no screen, camera or speaker, and disturb nobody, [`Group::prepare`]
@@ -32,6 +32,8 @@ use tempfile::TempDir;
 const LONG: Duration = Duration::from_secs(300);
 
 const GST_LAUNCH: &str = "gst-launch-1.0 ";
+const GST_PLAY: &str = "gst-play-1.0 ";
+const SCHEME: &str = "zerobuffer://";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -215,6 +217,10 @@ fn ends_of_line(line: &str) -> Result<Vec<(String, End)>, String> {
                     let end = element.ok_or(format!("whose buffer-name is this? {line}"))?;
                     ends.push((name.into(), end));
                 }
+                // Whoever plays an address reads there.
+                if let Some((_, name, _)) = address(word) {
+                    ends.push((name.into(), End::Reader));
+                }
             }
         }
     }
@@ -224,6 +230,14 @@ fn ends_of_line(line: &str) -> Result<Vec<(String, End)>, String> {
         ));
     }
     Ok(ends)
+}
+
+/// What is before, in and behind the name of a buffer that a word has the address of.
+fn address(word: &str) -> Option<(&str, &str, &str)> {
+    let start = word.find(SCHEME)? + SCHEME.len();
+    let len = word[start..].find(['?', '"', '\'']);
+    let end = len.map_or(word.len(), |len| start + len);
+    Some((&word[..start], &word[start..end], &word[end..]))
 }
 
 /// The same for a program in Python.
@@ -267,7 +281,7 @@ fn groups(document: &Document) -> Result<Vec<Group>, String> {
             continue;
         }
         for (number, command) in commands(block) {
-            if !command.contains(GST_LAUNCH) {
+            if !command.contains(GST_LAUNCH) && !command.contains(GST_PLAY) {
                 continue;
             }
             let place = format!("{}:{number}", document.path.display());
@@ -330,7 +344,8 @@ impl Group {
     /// * sinks for a screen or speaker are `fakesink`;
     /// * a camera is a live `videotestsrc`;
     /// * test sources without `num-buffers` end after 30 frames;
-    /// * a receiver that would wait for the next writer ends after 30 frames.
+    /// * a receiver that would wait for the next writer ends after 30 frames;
+    /// * players show nothing.
     fn prepare(&self, suffix: &str, folder: &Path) -> Group {
         let line = |line: &String| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -346,6 +361,15 @@ impl Group {
                         format!("{word} num-buffers=30")
                     }
                     "on-writer-exit=wait" => format!("{word} num-buffers=30"),
+                    "playbin" | "playbin3" => {
+                        format!("{word} video-sink=fakesink audio-sink=fakesink")
+                    }
+                    "gst-play-1.0" => {
+                        format!("{word} --videosink=fakesink --audiosink=fakesink --no-interactive")
+                    }
+                    _ if let Some((before, name, behind)) = address(word) => {
+                        format!("{before}{name}{suffix}{behind}")
+                    }
                     _ => match word.split_once('=') {
                         Some(("buffer-name", name)) => format!("buffer-name={name}{suffix}"),
                         Some(("location", file)) => {
@@ -617,6 +641,17 @@ fn lines_that_are_continued_are_one_and_those_that_share_a_name_belong_together(
     assert_eq!(
         prepared.lines[1],
         "gst-launch-1.0 zerobuffersrc buffer-name=a-1 ! zerobuffersink buffer-name=b-1"
+    );
+    let played = shell(
+        "gst-play-1.0 \"zerobuffer://d?latency=0\"\n\
+         gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=d",
+    );
+    assert_eq!(
+        groups(&played).unwrap()[0]
+            .prepare("-1", Path::new("/dir"))
+            .lines[0],
+        "gst-play-1.0 --videosink=fakesink --audiosink=fakesink --no-interactive \
+         \"zerobuffer://d-1?latency=0\""
     );
     assert_eq!(
         found[1].prepare("-1", Path::new("/dir")).lines[1],

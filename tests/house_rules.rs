@@ -322,6 +322,7 @@ fn the_elements_know_the_operating_system_through_the_protocol_only() {
         "src/stream_info.rs",
         "src/metas",
         "src/peer_text.rs",
+        "src/uri.rs",
     ]);
     check(&elements, goes_round_the_protocol);
 
@@ -354,6 +355,7 @@ fn no_element_knows_another() {
         "src/stream_info.rs",
         "src/metas",
         "src/peer_text.rs",
+        "src/uri.rs",
     ]);
     check(&elements, knows_other_element);
 

@@ -2,8 +2,8 @@
 //! tests/inspect/: nobody changes a property, a pad or a description without meaning to.
 //!
 //! Lines that depend on the machine, the commit or GStreamer's version are left out: of the plugin
-//! the file, version and date; of the elements everything but factory, pad templates and those
-//! properties that are ours.
+//! the file, version and date; of the elements everything but factory, pad templates, addresses and
+//! those properties that are ours.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,7 +99,11 @@ fn plugin_part(text: &str) -> String {
 
 fn element_part(text: &str, ours: &[&str]) -> String {
     let mut out = String::new();
-    for title in ["Factory Details", "Pad Templates"] {
+    for title in [
+        "Factory Details",
+        "Pad Templates",
+        "URI handling capabilities",
+    ] {
         out.push_str(&section(text, title));
         out.push('\n');
     }
@@ -231,7 +235,8 @@ fn a_changed_line_is_shown() {
 #[test]
 #[should_panic(expected = "does not know: [\"new\"]")]
 fn a_new_property_is_noticed() {
-    let text = "Factory Details:\n  Rank  none\n\nPad Templates:\n  SRC\n\nElement Properties:\n  \
+    let text = "Factory Details:\n  Rank  none\n\nPad Templates:\n  SRC\n\nURI handling \
+                capabilities:\n  none\n\nElement Properties:\n  \
                 name : a\n         flags\n  new  : b\n         flags\n";
     element_part(text, &["name"]);
 }
@@ -239,7 +244,8 @@ fn a_new_property_is_noticed() {
 #[test]
 #[should_panic(expected = "no property caps")]
 fn a_lost_property_is_noticed() {
-    let text = "Factory Details:\n  Rank  none\n\nPad Templates:\n  SRC\n\nElement Properties:\n  \
+    let text = "Factory Details:\n  Rank  none\n\nPad Templates:\n  SRC\n\nURI handling \
+                capabilities:\n  none\n\nElement Properties:\n  \
                 name : a\n         flags\n";
     element_part(text, &["caps"]);
 }

@@ -44,6 +44,7 @@ use crate::element::{self, Connection, Counters};
 use crate::memory::{Link, RingPool};
 use crate::protocol::{Error, Interrupt, Records, Wait, Writer};
 use crate::stream_info;
+use crate::uri;
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -141,6 +142,7 @@ impl ObjectSubclass for ZeroBufferSink {
     const NAME: &'static str = "GstZeroBufferSink";
     type Type = super::ZeroBufferSink;
     type ParentType = gst_base::BaseSink;
+    type Interfaces = (gst::URIHandler,);
 }
 
 impl ObjectImpl for ZeroBufferSink {
@@ -295,6 +297,22 @@ impl ElementImpl for ZeroBufferSink {
             .collect()
         });
         &TEMPLATES
+    }
+}
+
+impl URIHandlerImpl for ZeroBufferSink {
+    const URI_TYPE: gst::URIType = gst::URIType::Sink;
+
+    fn protocols() -> &'static [&'static str] {
+        &[uri::SCHEME]
+    }
+
+    fn uri(&self) -> Option<String> {
+        uri::of_element(self.obj().upcast_ref())
+    }
+
+    fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {
+        uri::apply(self.obj().upcast_ref(), uri)
     }
 }
 

@@ -39,7 +39,8 @@ pub(crate) enum OnCapsChange {
 
 glib::wrapper! {
     pub struct ZeroBufferSink(ObjectSubclass<imp::ZeroBufferSink>)
-        @extends gst_base::BaseSink, gst::Element, gst::Object;
+        @extends gst_base::BaseSink, gst::Element, gst::Object,
+        @implements gst::URIHandler;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

@@ -44,6 +44,7 @@ use crate::protocol::{
 };
 use crate::stream_info;
 use crate::timing::Timeline;
+use crate::uri;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -129,6 +130,7 @@ impl ObjectSubclass for ZeroBufferSrc {
     const NAME: &'static str = "GstZeroBufferSrc";
     type Type = super::ZeroBufferSrc;
     type ParentType = gst_base::PushSrc;
+    type Interfaces = (gst::URIHandler,);
 }
 
 impl ObjectImpl for ZeroBufferSrc {
@@ -309,6 +311,22 @@ impl ElementImpl for ZeroBufferSrc {
     }
 }
 
+impl URIHandlerImpl for ZeroBufferSrc {
+    const URI_TYPE: gst::URIType = gst::URIType::Src;
+
+    fn protocols() -> &'static [&'static str] {
+        &[uri::SCHEME]
+    }
+
+    fn uri(&self) -> Option<String> {
+        uri::of_element(self.obj().upcast_ref())
+    }
+
+    fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {
+        uri::apply(self.obj().upcast_ref(), uri)
+    }
+}
+
 impl BaseSrcImpl for ZeroBufferSrc {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.counters.reset();
@@ -382,10 +400,10 @@ impl BaseSrcImpl for ZeroBufferSrc {
                 latency.set(self.obj().is_live(), least, gst::ClockTime::NONE);
                 true
             }
-            gst::QueryViewMut::Uri(uri) => {
+            gst::QueryViewMut::Uri(query) => {
                 // The stream-id is made of it.
                 let name = self.settings().buffer_name.clone().unwrap_or_default();
-                uri.set_uri(&element::uri(&name));
+                query.set_uri(&uri::of_name(&name));
                 true
             }
             _ => BaseSrcImplExt::parent_query(self, query),

@@ -37,7 +37,8 @@ pub(crate) enum Timestamps {
 
 glib::wrapper! {
     pub struct ZeroBufferSrc(ObjectSubclass<imp::ZeroBufferSrc>)
-        @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;
+        @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object,
+        @implements gst::URIHandler;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
