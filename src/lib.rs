@@ -38,7 +38,7 @@ mod zerobuffersrc;
 
 pub use protocol::{
     BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
-    MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Wait, Writer,
+    MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Turn, Wait, Writer,
     WriterState, duplex, ring_size,
 };
 

@@ -817,3 +817,62 @@ fn a_frame_that_has_to_be_copied_gets_past_those_that_are_reserved_behind_it() {
     let held = held.buffer().unwrap().map_readable().unwrap();
     assert!(held[..] == bench.frame(1));
 }
+
+/// Pictures that come faster than they are taken, through a queue.
+const FAST: &str = "videotestsrc num-buffers=200 pattern=ball \
+     ! video/x-raw,format=I420,width=640,height=480,framerate=200/1 ! queue";
+
+#[test]
+fn behind_a_queue_that_fills_frames_stay_in_place() {
+    for (sink, ring, receiving) in [
+        // The reader is slow, or the clock is.
+        (
+            "sync=false",
+            "",
+            "identity sleep-time=3000 ! fakesink sync=false",
+        ),
+        (
+            "sync=false",
+            "payload-size=5000000",
+            "identity sleep-time=3000 ! fakesink sync=false",
+        ),
+        ("sync=true", "payload-size=5000000", "fakesink sync=false"),
+    ] {
+        let name = Name::new("sending-queue");
+        let receiver = Pipeline::play(&format!(
+            "zerobuffersrc name=src buffer-name={} {ring} ! {receiving}",
+            &*name
+        ));
+        let sender = Pipeline::play(&format!(
+            "{FAST} ! zerobuffersink name=sink {sink} buffer-name={}",
+            &*name
+        ));
+        sender.end();
+        receiver.end();
+        let counts = ["in-place", "copied"].map(|field| sender.stat("sink", field));
+        // Each time the wait was in vain, since for 250 ms nobody got to do anything, some are copied.
+        assert!(counts[0] >= 150, "{counts:?} {sink} {ring}");
+    }
+}
+
+#[test]
+fn frames_that_were_copied_make_no_others_be_copied() {
+    // The queue is full of ordinary memory when the reader comes.
+    let name = Name::new("sending-late");
+    let sender = Pipeline::play(&format!(
+        "{FAST} name=queue ! zerobuffersink name=sink sync=false buffer-name={}",
+        &*name
+    ));
+    let queue = sender.element("queue");
+    while queue.property::<u32>("current-level-buffers") < 20 {
+        std::thread::yield_now();
+    }
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={} ! identity sleep-time=3000 ! fakesink sync=false",
+        &*name
+    ));
+    sender.end();
+    receiver.end();
+    let counts = ["in-place", "copied"].map(|field| sender.stat("sink", field));
+    assert!(counts[0] >= 80, "{counts:?}");
+}

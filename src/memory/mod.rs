@@ -4,17 +4,23 @@ mod allocator;
 pub mod metas;
 mod pool;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use allocator::publish;
 pub use pool::RingPool;
 
-use crate::protocol::{Interrupt, Reservation, Wait, Writer};
+use crate::protocol::{Interrupt, Reservation, Turn, Wait, Writer};
 
 /// The longest wait for room in a pool. Who has to wait longer loses nothing by a copy.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest wait of a thread that does not render, while nothing is rendered or given back.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(250);
+/// How many buffers such a thread gets without a wait after the first wait in vain; after each further
+/// one it is twice as many, up to the other number.
+const NO_WAITS: u64 = 16;
+const MOST_NO_WAITS: u64 = 1 << 16;
 
 /// The writer that a sink has at the moment, shared with the pools that it has proposed.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +36,27 @@ struct Inner {
     /// Relaxed: the same thread looks.
     interrupt: Interrupt,
     seen: AtomicU64,
+    /// Whether the sink waits when there is no room. Relaxed: it says so with each frame.
+    waits: AtomicBool,
+    turns: Mutex<Turns>,
+}
+
+/// The waits of threads that do not render.
+#[derive(Debug)]
+struct Turns {
+    /// How many buffers come without one.
+    without: u64,
+    /// How many will after the next one in vain.
+    next: u64,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns {
+            without: 0,
+            next: NO_WAITS,
+        }
+    }
 }
 
 impl Link {
@@ -56,12 +83,15 @@ impl Link {
         let mark = if waits { thread_mark() } else { 0 };
         (self.0.seen).store(self.0.interrupt.times(), Ordering::Relaxed);
         self.0.renderer.store(mark, Ordering::Relaxed);
+        self.0.waits.store(waits, Ordering::Relaxed);
     }
 
     /// Room for a frame of `len` bytes, if there is any.
     ///
     /// A thread that renders waits for it here as it would in `render`, where it would then have to
-    /// copy. One that does not, because there is a queue in between, is never held up.
+    /// copy. One that does not, because there is a queue in between, waits as it would for a place in
+    /// that queue, as long as frames leave it; it may be the one that keeps the places, so in vain it
+    /// waits but rarely.
     ///
     /// Who pauses or flushes the sink interrupts for a moment only, since `render` is all that it
     /// waits for. Here that moment is easily missed, so one that was since the last frame ends the
@@ -70,10 +100,37 @@ impl Link {
         let writer = self.get()?;
         if self.0.renderer.load(Ordering::Relaxed) == thread_mark() {
             let seen = self.0.seen.load(Ordering::Relaxed);
-            writer.reserve_ahead_wait(len, wait.interrupted_since(&self.0.interrupt, seen))
-        } else {
-            writer.reserve_ahead(len)
+            let wait = wait.at_most(PATIENCE);
+            return writer.reserve_ahead_wait(len, wait.interrupted_since(&self.0.interrupt, seen));
         }
+        if !self.0.waits.load(Ordering::Relaxed) || !self.takes_turns() {
+            return writer.reserve_ahead(len);
+        }
+        let seen = self.0.interrupt.times();
+        let wait = wait.at_most(QUEUE_PATIENCE);
+        match writer.reserve_in_turn(len, wait.interrupted_since(&self.0.interrupt, seen)) {
+            Turn::Lent(place) => Some(place),
+            Turn::No => None,
+            Turn::Vain => {
+                let mut turns = self.turns();
+                turns.without = turns.next;
+                turns.next = (turns.next * 2).min(MOST_NO_WAITS);
+                drop(turns);
+                writer.reserve_ahead(len)
+            }
+        }
+    }
+
+    /// Whether the next buffer may be waited for by a thread that does not render.
+    fn takes_turns(&self) -> bool {
+        let mut turns = self.turns();
+        let waits = turns.without == 0;
+        turns.without = turns.without.saturating_sub(1);
+        waits
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        (self.0.turns.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writer(&self) -> MutexGuard<'_, Option<Arc<Writer>>> {
@@ -142,6 +199,65 @@ mod tests {
         let (_reader, link, _) = full("memory-small", 3 * 1016 + 64);
         link.rendering(true);
         assert!(link.reserve(1000, Wait::forever()).is_none());
+    }
+
+    #[test]
+    fn who_waits_in_vain_waits_less_and_less() {
+        let name = unique_name("memory-vain");
+        let reader = Reader::create(&name, &BufferConfig::new(1024, ring_size(1000, 3))).unwrap();
+        let writer = Arc::new(Writer::attach(&name).unwrap());
+        let link = Link::default();
+        link.replace(Some(writer.clone()));
+        // Another thread renders.
+        std::thread::scope(|scope| scope.spawn(|| link.rendering(true)).join().unwrap());
+        let mut kept = Vec::new();
+        let mut missed = 0;
+        while kept.len() < 3 || missed == 0 {
+            match link.reserve(1000, Wait::forever()) {
+                Some(place) => kept.push(place),
+                None => missed += 1,
+            }
+        }
+        // Nothing moved, and it was told so once; the next are not waited for.
+        assert_eq!(link.turns().without, NO_WAITS);
+        assert_eq!(link.turns().next, 2 * NO_WAITS);
+        for left in (0..NO_WAITS).rev() {
+            assert!(link.reserve(1000, Wait::forever()).is_none());
+            assert_eq!(link.turns().without, left);
+        }
+        assert!(link.reserve(1000, Wait::forever()).is_none());
+        assert_eq!(link.turns().without, 2 * NO_WAITS);
+        // What comes free is had without a wait, too.
+        kept.pop();
+        assert!(link.reserve(1000, Wait::forever()).is_some());
+        drop((kept, reader));
+        // Without a reader there is nothing to wait for.
+        link.turns().without = 0;
+        assert!(link.reserve(1000, Wait::forever()).is_none());
+        assert_eq!(link.turns().without, 0);
+    }
+
+    #[test]
+    fn a_turn_comes_when_frames_are_published_and_given_back() {
+        let (reader, link, _) = full("memory-turn", ring_size(1000, 3));
+        std::thread::scope(|scope| {
+            scope.spawn(|| link.rendering(true)).join().unwrap();
+            let (done, is_done) = std::sync::mpsc::channel();
+            let link = &link;
+            scope.spawn(move || {
+                let place = link.reserve(1000, Wait::forever());
+                done.send(place.is_some()).unwrap();
+            });
+            // One by one, with the wait going on in between.
+            let got = loop {
+                if let Ok(got) = is_done.try_recv() {
+                    break got;
+                }
+                let _ = reader.read_frame(Wait::no());
+                std::thread::yield_now();
+            };
+            assert!(got);
+        });
     }
 
     #[test]

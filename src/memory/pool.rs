@@ -1,5 +1,5 @@
 //! The pool that the sink proposes to upstream: its buffers are room in the ring while there is a
-//! reader and room, and ordinary memory otherwise. It blocks nobody who does not render.
+//! reader and room, and ordinary memory otherwise. It blocks nobody for whom nothing moves on.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -9,7 +9,7 @@ use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-use super::{Link, PATIENCE, allocator};
+use super::{Link, allocator};
 use crate::protocol::{Interrupt, Wait};
 
 #[derive(Clone, Debug, Default)]
@@ -88,7 +88,7 @@ mod imp {
                 !flags.contains(gst::BufferPoolAcquireFlags::DONTWAIT)
             });
             let wait = match may_wait {
-                true => Wait::from(PATIENCE).interrupted_by(&self.flushing),
+                true => Wait::forever().interrupted_by(&self.flushing),
                 false => Wait::no(),
             };
             let place = link.and_then(|link| link.reserve(size as u64, wait));

@@ -97,8 +97,14 @@ pub fn look_for_room<W: Word, P: Posts>(free: &W, posts: &P) -> Result<u64, P::E
             break;
         }
     }
+    Ok(look_at_room(free))
+}
+
+/// Writer: the same, while another of its threads sleeps until the reader posts, whose post it would
+/// take.
+pub fn look_at_room<W: Word>(free: &W) -> u64 {
     // Acquire, with the Release in `give_back`: it has read what we overwrite.
-    Ok(free.load(Ordering::Acquire))
+    free.load(Ordering::Acquire)
 }
 
 /// Reader: gives room back, whose frames have all been released.

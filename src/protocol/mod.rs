@@ -77,4 +77,4 @@ pub use extension::records::{
 pub use reader::{BufferConfig, Frame, Item, Reader, WriterState};
 pub use ring::ring_size;
 pub use wait::{Interrupt, Wait};
-pub use writer::{DEFAULT_WRITE_TIMEOUT, MetadataReservation, Reservation, Writer};
+pub use writer::{DEFAULT_WRITE_TIMEOUT, MetadataReservation, Reservation, Turn, Writer};

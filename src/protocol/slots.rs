@@ -102,6 +102,9 @@ pub struct Slots {
     at: u64,
     slots: VecDeque<Slot>,
     next: u64,
+    /// Those that were lent when one behind them was published, and that nobody has come with since:
+    /// their frames are still to be copied to places behind all others.
+    passed: Vec<SlotId>,
 }
 
 /// A frame or message to be published, with the headers that lead the reader to it.
@@ -132,6 +135,11 @@ impl Slots {
     /// Whether nothing is reserved.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether slots are lent that have been passed by.
+    pub fn has_passed(&self) -> bool {
+        !self.passed.is_empty()
     }
 
     /// Where the room behind all slots begins.
@@ -263,6 +271,7 @@ impl Slots {
     /// Returns where the block begins and how long it is, which may be up to 15 bytes more: what is
     /// left before it has to hold a header that skips. `Err`: there is no more room than this.
     pub fn set_block(&mut self, id: SlotId, bytes: u64) -> Option<Result<(u64, u64), u64>> {
+        self.passed.retain(|passed| *passed != id);
         let slot = self.slots.iter_mut().find(|slot| slot.id == id)?;
         let room = slot.head - slot.start;
         let Some(left) = room.checked_sub(bytes) else {
@@ -322,6 +331,7 @@ impl Slots {
 
     /// Gives a slot back that will not be published.
     pub fn cancel(&mut self, id: SlotId) {
+        self.passed.retain(|passed| *passed != id);
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) {
             slot.dropped = true;
         }
@@ -334,12 +344,15 @@ impl Slots {
     /// skipped itself, since one behind it was published before, or if one before it comes first:
     /// then it is dropped.
     pub fn publish(&mut self, size: u64, id: SlotId) -> Option<Lead> {
+        self.passed.retain(|passed| *passed != id);
         let place = self.slots.iter().position(|slot| slot.id == id)?;
         let comes_first = |slot: &Slot| slot.first && !slot.dropped;
         if self.slots.range(..place).any(comes_first) {
             self.cancel(id);
             return None;
         }
+        let lent = (self.slots.range(..place)).filter(|slot| !slot.dropped);
+        self.passed.extend(lent.map(|slot| slot.id));
         let slot = self.slots.drain(..=place).next_back()?;
         let at = self.at;
         self.at = slot.end;
@@ -403,6 +416,23 @@ mod tests {
     fn reserve(slots: &mut Slots, free: u64, total: u64, taken: &[Range<u64>]) -> Option<SlotId> {
         let spot = slots.find(1000, free, Want::packed(0, total), taken)?;
         Some(slots.insert(Site::behind(spot), total))
+    }
+
+    #[test]
+    fn a_slot_is_passed_until_somebody_comes_with_it() {
+        let mut slots = Slots::new(0);
+        let ids = [0; 5].map(|_| reserve(&mut slots, 1000, 100, &[]).unwrap());
+        slots.cancel(ids[0]);
+        assert!(slots.publish(1000, ids[3]).is_some());
+        // Two of those before it are still lent: one is dropped, the other comes too late.
+        assert!(slots.has_passed());
+        slots.cancel(ids[1]);
+        assert!(slots.has_passed());
+        assert_eq!(slots.set_block(ids[2], 16), None);
+        assert!(!slots.has_passed());
+        assert_eq!(slots.publish(1000, ids[2]), None);
+        assert!(slots.publish(1000, ids[4]).is_some());
+        assert!(!slots.has_passed());
     }
 
     #[test]

@@ -94,6 +94,15 @@ impl<'a> Wait<'a> {
         Duration::ZERO.into()
     }
 
+    /// No longer than this.
+    pub fn at_most(self, time: Duration) -> Self {
+        let timeout = self.timeout.map_or(time, |timeout| timeout.min(time));
+        Wait {
+            timeout: Some(timeout),
+            ..self
+        }
+    }
+
     /// Ends early when `interrupt` is set.
     pub fn interrupted_by(self, interrupt: &'a Interrupt) -> Self {
         Wait {

@@ -1,5 +1,6 @@
 //! The writing end: it attaches to a buffer that a reader made, and fills it.
 
+mod ahead;
 mod records;
 
 use std::ops::{Deref, DerefMut, Range};
@@ -16,13 +17,15 @@ use super::layout::{
     FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
 };
 use super::liveness::{Hints, Patience, Watch};
-use super::ring::{self, ALIGNMENT, BLOCK, Fit};
+use super::ring::{self, BLOCK, Fit};
 use super::slots::{Lead, Site, SlotId, Slots, Spot, Want};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
 use crate::sys::shm::{Place, Segment};
 use records::Room;
+
+pub use ahead::Turn;
 
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
@@ -80,6 +83,8 @@ struct State {
     reserved: Option<ThreadId>,
     /// Threads that wait for that.
     waiting: usize,
+    /// Threads that sleep until the reader posts.
+    sleeping: usize,
     /// When the reader was last looked at.
     looked: Instant,
     /// How much room for records is lent ahead.
@@ -130,6 +135,7 @@ impl Writer {
                     metadata_written: false,
                     reserved: None,
                     waiting: 0,
+                    sleeping: 0,
                     looked: Instant::now(),
                     room: Room::default(),
                     closed: false,
@@ -376,42 +382,6 @@ impl Writer {
         }
     }
 
-    /// Lends room for a frame of exactly `len` bytes ahead of time, aligned to 64 bytes: any number
-    /// may be lent at once, published in any order or dropped, and each keeps its bytes as long as
-    /// it lives, also after it was published. `None` when there is no room for that now, or the
-    /// reader does not know how ([`Writer::reserves_ahead`]).
-    ///
-    /// It leaves room for frames of the same size from [`Writer::reserve`], however long it lives.
-    pub fn reserve_ahead(&self, len: u64) -> Option<Reservation> {
-        self.shared.reserve_ahead(len).ok()
-    }
-
-    /// As [`Writer::reserve_ahead`], but waits while the room is taken by frames that the reader has
-    /// not given back. `None` also when the time is over, when interrupted, or without a reader.
-    pub fn reserve_ahead_wait<'a>(
-        &self,
-        len: u64,
-        wait: impl Into<Wait<'a>>,
-    ) -> Option<Reservation> {
-        let waiting = wait.into().start();
-        let mut first = true;
-        loop {
-            match self.shared.reserve_ahead(len) {
-                Ok(place) => return Some(place),
-                Err(None) => return None,
-                Err(Some(lack)) => {
-                    (self.shared.wait_for_room(&waiting, len, lack, first)).ok()?;
-                    first = false;
-                }
-            }
-        }
-    }
-
-    /// Whether [`Writer::reserve_ahead`] can work: the reader is one of ours.
-    pub fn reserves_ahead(&self) -> bool {
-        self.shared.abilities.follows_skips()
-    }
-
     /// Makes sure that the reader is there, and now and then (every 50 ms) that it is alive: for
     /// writers that only publish what was lent ahead.
     ///
@@ -548,8 +518,7 @@ impl Shared {
     ) -> Result<std::result::Result<Site, Lack>> {
         self.has_reader()?;
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
-            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))?;
+        let free = self.look_for_room(oieb, state)?;
         let size = self.sizes.payload;
         if free > size {
             let what = format!("{free} free bytes in a ring of {size}");
@@ -606,46 +575,14 @@ impl Shared {
         }
     }
 
-    /// `None` for a lack of room that waiting for the reader would not end.
-    fn reserve_ahead(self: &Arc<Self>, len: u64) -> std::result::Result<Reservation, Option<Lack>> {
-        let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
-        let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
-        let mut state = self.state();
-        let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
-        if state.closed || reader == 0 {
-            return Err(None);
+    /// The bytes that are free.
+    fn look_for_room(&self, oieb: Oieb, state: &State) -> Result<u64> {
+        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
+        if state.sleeping > 0 {
+            return Ok(handoff::look_at_room(free));
         }
-        let size = self.sizes.payload;
-        let free = handoff::look_for_room(oieb.word(offset::PAYLOAD_FREE_BYTES), &self.sem_read)
-            .map_err(|_| None)?
-            .min(size);
-        let mut taken = self.taken();
-        let want = Want {
-            room: self.room(&state),
-            total,
-            align: ALIGNMENT,
-            base: self.sizes.payload_start(),
-        };
-        let find = |free| state.slots.find(size, free, want, &taken);
-        let (spot, lack) = match find(free) {
-            Some(spot) => (spot, None),
-            None => {
-                let spot = find(size).filter(|_| free < size).ok_or(None)?;
-                let wanted = state.slots.needed(size, spot, total);
-                (spot, Some(Lack { free, wanted }))
-            }
-        };
-        taken.push(spot.start..spot.head + total);
-        // A copy brings its records along too. Asked before a wait: this is no lack that the reader
-        // can end.
-        if !Slots::leaves_room(size, want.room + total, &taken) {
-            return Err(None);
-        }
-        if lack.is_some() {
-            return Err(lack);
-        }
-        let site = Site::behind(spot);
-        self.lend(&mut state, site, len, total).map_err(|_| None)
+        handoff::look_for_room(free, &self.sem_read)
+            .map_err(|err| self.names.os("waiting for the reader's semaphore", err))
     }
 
     fn lend(
@@ -695,7 +632,9 @@ impl Shared {
         if ours {
             extension::want(&self.segment, &self.sizes, lack.wanted);
         }
+        self.state().sleeping += 1;
         let posted = self.sem_read.wait_timeout(slice);
+        self.state().sleeping -= 1;
         if ours {
             extension::want(&self.segment, &self.sizes, 0);
         }

@@ -81,7 +81,7 @@ impl Pipeline {
     /// The next message of these types.
     pub fn message(&self, types: &[gst::MessageType]) -> gst::Message {
         self.bus
-            .timed_pop_filtered(gst::ClockTime::from_seconds(30), types)
+            .timed_pop_filtered(gst::ClockTime::from_seconds(120), types)
             .expect("no message for two minutes")
     }
 
