@@ -26,7 +26,6 @@
 //! ```
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
@@ -35,18 +34,17 @@ use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_base as gst_base;
-use gstreamer_video as gst_video;
 
 use super::pausing::Pausing;
-use super::send::{Stop, connection};
 use super::{OnCapsChange, OnFull};
 use crate::element::{self, Connection, Counters};
-use crate::memory::{Link, RingPool};
-use crate::protocol::{Error, Interrupt, Records, Wait, Writer};
+use crate::protocol::Error;
+use crate::sending::{Policy, Sending, Sends, State, Stop, connection};
 use crate::stream_info;
+use crate::timing::Timeline;
 use crate::uri;
 
-pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "zerobuffersink",
         gst::DebugColorFlags::empty(),
@@ -57,26 +55,21 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 /// Three frames: one that is drawn, one on its way, one that is read.
 const DEFAULT_FRAMES: u32 = 3;
 
-#[derive(Debug, Default)]
-pub(super) struct Settings {
-    pub buffer_name: Option<String>,
-    pub policy: Policy,
-}
-
-/// What to do when there is no reader or no room.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Policy {
-    pub wait_for_connection: bool,
-    pub on_full: OnFull,
-    pub on_caps_change: OnCapsChange,
-    pub timeout: gst::ClockTime,
+#[derive(Debug)]
+struct Settings {
+    buffer_name: Option<String>,
+    wait_for_connection: bool,
+    on_full: OnFull,
+    on_caps_change: OnCapsChange,
+    timeout: gst::ClockTime,
     /// Frames that the ring should have room for.
-    pub frames: u32,
+    frames: u32,
 }
 
-impl Default for Policy {
+impl Default for Settings {
     fn default() -> Self {
-        Policy {
+        Settings {
+            buffer_name: None,
             wait_for_connection: true,
             on_full: OnFull::default(),
             on_caps_change: OnCapsChange::default(),
@@ -86,42 +79,11 @@ impl Default for Policy {
     }
 }
 
-impl Policy {
-    pub fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
-        let timeout = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero());
-        Wait::from(timeout).interrupted_by(interrupt)
-    }
-}
-
-/// The stream between start and stop.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub caps: Option<gst::Caps>,
-    /// How raw video of these caps lies in memory by default.
-    pub video: Option<Arc<gst_video::VideoInfo>>,
-    /// The reader has been told caps, and those that events tell.
-    pub announced: bool,
-    /// The caps that it was told last.
-    pub told: Option<gst::Caps>,
-    /// The size of the ring that the reader was last asked for.
-    pub asked: u64,
-    /// It had the time to make it, and has not.
-    pub refused: bool,
-    /// The reader has only made another ring, and knows what it was told in the one before.
-    pub moved: bool,
-    /// Events that go with the next frame.
-    pub pending: Records,
-}
-
 #[derive(Debug)]
 pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
-    state: Mutex<State>,
-    /// The writer, while there is a reader; the pools that we propose look there too.
-    pub(super) link: Link,
-    /// Needs none of the locks above, so that unlock() never waits for them.
-    pub(super) pausing: Pausing,
-    pub(super) counters: Counters,
+    sending: Sending,
+    pausing: Pausing,
 }
 
 impl Default for ZeroBufferSink {
@@ -129,10 +91,8 @@ impl Default for ZeroBufferSink {
         let pausing = Pausing::default();
         ZeroBufferSink {
             settings: Mutex::default(),
-            state: Mutex::default(),
-            link: Link::new(pausing.interrupt.clone()),
+            sending: Sending::new(pausing.interrupt.clone()),
             pausing,
-            counters: Counters::default(),
         }
     }
 }
@@ -223,14 +183,13 @@ impl ObjectImpl for ZeroBufferSink {
         match pspec.name() {
             "buffer-name" => settings.buffer_name = value.get().unwrap_or_default(),
             "wait-for-connection" => {
-                settings.policy.wait_for_connection = value.get().unwrap_or_default();
+                settings.wait_for_connection = value.get().unwrap_or_default();
             }
-            "on-full" => settings.policy.on_full = value.get().unwrap_or_default(),
-            "on-caps-change" => settings.policy.on_caps_change = value.get().unwrap_or_default(),
-            "frames" => settings.policy.frames = value.get().unwrap_or(DEFAULT_FRAMES),
+            "on-full" => settings.on_full = value.get().unwrap_or_default(),
+            "on-caps-change" => settings.on_caps_change = value.get().unwrap_or_default(),
+            "frames" => settings.frames = value.get().unwrap_or(DEFAULT_FRAMES),
             "timeout" => {
-                settings.policy.timeout =
-                    gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
+                settings.timeout = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
             }
             _ => {}
         }
@@ -240,11 +199,11 @@ impl ObjectImpl for ZeroBufferSink {
         let settings = self.settings();
         match pspec.name() {
             "buffer-name" => settings.buffer_name.to_value(),
-            "wait-for-connection" => settings.policy.wait_for_connection.to_value(),
-            "on-full" => settings.policy.on_full.to_value(),
-            "on-caps-change" => settings.policy.on_caps_change.to_value(),
-            "frames" => settings.policy.frames.to_value(),
-            "timeout" => settings.policy.timeout.nseconds().to_value(),
+            "wait-for-connection" => settings.wait_for_connection.to_value(),
+            "on-full" => settings.on_full.to_value(),
+            "on-caps-change" => settings.on_caps_change.to_value(),
+            "frames" => settings.frames.to_value(),
+            "timeout" => settings.timeout.nseconds().to_value(),
             _ => self.stats().to_value(),
         }
     }
@@ -319,7 +278,7 @@ impl URIHandlerImpl for ZeroBufferSink {
 impl BaseSinkImpl for ZeroBufferSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         element::checked_name(self.settings().buffer_name.as_deref())?;
-        self.counters.reset();
+        self.sending.counters.reset();
         Ok(())
     }
 
@@ -340,12 +299,7 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
-        // "Anything in system memory" cannot be said as caps, so ANY stands for it until somebody
-        // asks about caps in particular.
-        let Some(filter) = filter.filter(|filter| !filter.is_any()) else {
-            return Some(gst::Caps::new_any());
-        };
-        Some(stream_info::in_plain_memory(filter))
+        Some(Self::sendable_caps(filter))
     }
 
     fn query(&self, query: &mut gst::QueryRef) -> bool {
@@ -367,8 +321,8 @@ impl BaseSinkImpl for ZeroBufferSink {
                 "Only system memory can be sent, not {caps}"
             ));
         }
-        if let Some(writer) = self.link.get() {
-            let policy = self.settings().policy;
+        if let Some(writer) = self.sending.link.get() {
+            let on_caps_change = self.settings().on_caps_change;
             let changed = {
                 let state = self.state();
                 state.announced && state.told.as_ref().is_some_and(|told| told != caps)
@@ -376,7 +330,7 @@ impl BaseSinkImpl for ZeroBufferSink {
             if !writer.is_reader_connected() {
                 self.disconnect("the reader went away");
             } else if changed && !writer.carries_records() {
-                if policy.on_caps_change == OnCapsChange::Error {
+                if on_caps_change == OnCapsChange::Error {
                     return Err(self.caps_changed(caps));
                 }
                 self.disconnect("the caps changed");
@@ -393,32 +347,7 @@ impl BaseSinkImpl for ZeroBufferSink {
         &self,
         query: &mut gst::query::Allocation,
     ) -> Result<(), gst::LoggableError> {
-        // Any strides will do: a frame that has others than the default is copied, with its rows
-        // where they belong.
-        query.add_allocation_meta::<gst_video::VideoMeta>(None);
-        let (caps, need_pool) = query.get_owned();
-        if let Some(caps) = caps.filter(|_| need_pool)
-            && let Some(video) = stream_info::raw_video(&caps)
-        {
-            // If the reader is there, upstream renders its first frame into the ring already. The
-            // caps are told with that frame; until then they may change.
-            let name = self.settings().buffer_name.clone().unwrap_or_default();
-            if self.link.get().is_none()
-                && let Ok(writer) = Writer::attach(&name)
-            {
-                self.attached(writer);
-            }
-            if let Err(err) = self.fit_ring(video.size() as u64) {
-                gst::debug!(CAT, imp = self, "Ring not fitted yet: {err}");
-            }
-            let pool = RingPool::new(self.link.clone(), &caps, &video)
-                .map_err(|err| gst::loggable_error!(CAT, "No pool for {caps}: {err}"))?;
-            let size = u32::try_from(video.size()).unwrap_or(u32::MAX);
-            // One at least, no matter how many: videorate of GStreamer 1.22 takes a pool away from
-            // its upstream whose least and most are the same, also if both are 0.
-            query.add_allocation_pool(Some(&pool), size, 1, 0);
-        }
-        Ok(())
+        self.propose_pool(query)
     }
 
     fn event(&self, event: gst::Event) -> bool {
@@ -431,10 +360,10 @@ impl BaseSinkImpl for ZeroBufferSink {
         }
         if eos && handled {
             // A stream without frames ends too: the reader sees that somebody came and went.
-            if self.counters.is_new() && self.link.get().is_none() {
+            if self.sending.counters.is_new() && self.sending.link.get().is_none() {
                 let policy = Policy {
                     wait_for_connection: false,
-                    ..self.settings().policy
+                    ..self.policy()
                 };
                 if let Err(stop) = self.connect(policy) {
                     gst::warning!(CAT, imp = self, "{}", stop.message());
@@ -455,11 +384,11 @@ impl BaseSinkImpl for ZeroBufferSink {
             let seen = self.pausing.seen();
             match self.send(buffer) {
                 Ok(true) => {
-                    Counters::add(&self.counters.frames, 1);
+                    Counters::add(&self.sending.counters.frames, 1);
                     return Ok(gst::FlowSuccess::Ok);
                 }
                 Ok(false) => {
-                    Counters::add(&self.counters.dropped, 1);
+                    Counters::add(&self.sending.counters.dropped, 1);
                     gst::log!(CAT, imp = self, "Dropped {buffer:?}");
                     return Ok(gst::FlowSuccess::Ok);
                 }
@@ -486,13 +415,45 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 }
 
-impl ZeroBufferSink {
-    pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+impl Sends for ZeroBufferSink {
+    fn category() -> gst::DebugCategory {
+        *CAT
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sending(&self) -> &Sending {
+        &self.sending
+    }
+
+    fn buffer_name(&self) -> String {
+        self.settings().buffer_name.clone().unwrap_or_default()
+    }
+
+    fn policy(&self) -> Policy {
+        let settings = self.settings();
+        Policy {
+            wait_for_connection: settings.wait_for_connection,
+            wait_for_room: settings.on_full == OnFull::Block,
+            timeout: settings.timeout,
+            frames: settings.frames,
+        }
+    }
+
+    fn input(&self) -> gst::Pad {
+        self.obj().sink_pad().clone()
+    }
+
+    fn monotonic(&self, time: gst::ClockTime) -> Option<u64> {
+        let sink = self.obj();
+        let segment = sink.segment();
+        let segment = segment.downcast_ref::<gst::ClockTime>()?;
+        let running = segment.to_running_time_full(time)?;
+        Timeline::of(&*sink)?.monotonic(running + sink.latency().into_positive())
+    }
+}
+
+impl ZeroBufferSink {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Caps that cannot be told to this reader.
@@ -511,9 +472,10 @@ impl ZeroBufferSink {
     }
 
     fn stats(&self) -> gst::Structure {
-        let writer = self.link.get();
+        let writer = self.sending.link.get();
         let connection = writer.map_or(Connection::default(), |writer| connection(&writer));
-        self.counters
+        self.sending
+            .counters
             .structure("application/x-zerobuffersink-stats", connection)
     }
 }

@@ -7,7 +7,6 @@ use gstreamer_base as gst_base;
 
 mod imp;
 mod pausing;
-mod send;
 
 /// What happens to a frame for which the ring has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]

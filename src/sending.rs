@@ -1,27 +1,22 @@
-//! How the sink gets a buffer to the reader: finding it, telling it the caps, asking for a ring of
-//! the right size, publishing in place or copying.
+//! How the sink, and the filter with its requests, get a buffer to the reader: finding it, telling
+//! it the caps, asking for a ring of the right size, publishing in place or copying.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use gst_base::prelude::*;
 use gstreamer as gst;
-use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
-use super::OnFull;
-use super::imp::{CAT, Policy, ZeroBufferSink};
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info;
-use crate::memory;
+use crate::memory::{self, Link, RingPool};
 use crate::metas;
-use crate::protocol::{Error, Records, Reservation, Wait, Writer, ring_size};
+use crate::protocol::{Error, Interrupt, Records, Reservation, Wait, Writer, ring_size};
 use crate::stream_info;
-use crate::timing::Timeline;
 
 /// How long a reader may take to make a ring of another size; then the one there is has to do.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(500);
@@ -52,11 +47,125 @@ impl From<Error> for Stop {
     }
 }
 
-impl ZeroBufferSink {
-    /// Sends a buffer as a frame; false if the properties say to drop it.
-    pub(super) fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
-        let policy = self.settings().policy;
-        self.link.rendering(policy.on_full == OnFull::Block);
+/// What to do when there is no reader or no room.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Hold the stream while there is no reader (otherwise: drop).
+    pub wait_for_connection: bool,
+    /// Hold the stream while there is no room (otherwise: drop).
+    pub wait_for_room: bool,
+    /// Of each wait; 0: without end.
+    pub timeout: gst::ClockTime,
+    /// Frames that the ring should have room for.
+    pub frames: u32,
+}
+
+impl Policy {
+    pub fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
+        let timeout = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero());
+        Wait::from(timeout).interrupted_by(interrupt)
+    }
+}
+
+/// The stream between start and stop.
+#[derive(Debug, Default)]
+pub struct State {
+    pub caps: Option<gst::Caps>,
+    /// How raw video of these caps lies in memory by default.
+    pub video: Option<Arc<gst_video::VideoInfo>>,
+    /// The reader has been told caps, and those that events tell.
+    pub announced: bool,
+    /// The caps that it was told last.
+    pub told: Option<gst::Caps>,
+    /// The size of the ring that the reader was last asked for.
+    asked: u64,
+    /// It had the time to make it, and has not.
+    refused: bool,
+    /// The reader has only made another ring, and knows what it was told in the one before.
+    moved: bool,
+    /// Events that go with the next frame.
+    pending: Records,
+}
+
+/// What an element that sends has for it.
+#[derive(Debug)]
+pub struct Sending {
+    state: Mutex<State>,
+    /// The writer, while there is a reader; the pools that we propose look there too.
+    pub link: Link,
+    /// Ends waits. It needs none of the locks, so that who sets it never waits for them.
+    pub interrupt: Interrupt,
+    pub counters: Counters,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self::new(Interrupt::new())
+    }
+}
+
+impl Sending {
+    pub fn new(interrupt: Interrupt) -> Self {
+        Sending {
+            state: Mutex::default(),
+            link: Link::new(interrupt.clone()),
+            interrupt,
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An element that sends.
+pub trait Sends: ElementImpl {
+    fn category() -> gst::DebugCategory;
+    fn sending(&self) -> &Sending;
+    /// The buffer that it writes to.
+    fn buffer_name(&self) -> String;
+    fn policy(&self) -> Policy;
+    /// The pad at which its stream comes in.
+    fn input(&self) -> gst::Pad;
+    /// When a time of its stream is due, by CLOCK_MONOTONIC.
+    fn monotonic(&self, time: gst::ClockTime) -> Option<u64>;
+
+    /// The request that this buffer answers, if it answers one.
+    fn request(&self, _buffer: &gst::BufferRef) -> Option<u64> {
+        None
+    }
+
+    /// Publishes a frame: returns its number.
+    fn publish(&self, publish: &mut dyn FnMut() -> Result<u64, Error>) -> Result<u64, Error> {
+        publish()
+    }
+
+    /// Before the stream goes on in another ring, where frames are numbered from 1 again.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]
+    fn settle(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Another reader has been told of the stream.
+    fn reader_came(&self) {}
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.sending().state()
+    }
+
+    /// Sends a buffer as a frame; false if the policy says to drop it.
+    fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
+        let policy = self.policy();
+        let Sending {
+            link,
+            interrupt,
+            counters,
+            ..
+        } = self.sending();
+        link.rendering(policy.wait_for_room);
         let Some(writer) = self.connect(policy)? else {
             // Events go where their frames go.
             self.state().pending.clear();
@@ -75,12 +184,12 @@ impl ZeroBufferSink {
             self.describe(buffer, video, &mut records);
         }
         if carries && self.send_in_place(buffer, video, &records, &writer) {
-            self.sent(len, &self.counters.in_place);
+            self.sent(len, &counters.in_place);
             return Ok(true);
         }
-        let wait = match policy.on_full {
-            OnFull::Block => policy.wait(&self.pausing.interrupt),
-            OnFull::Drop => Wait::no(),
+        let wait = match policy.wait_for_room {
+            true => policy.wait(interrupt),
+            false => Wait::no(),
         };
         let other_layout = video.filter(|video| frame_info::other_layout(buffer, video).is_some());
         let repacks = other_layout.filter(|_| !carries);
@@ -89,12 +198,12 @@ impl ZeroBufferSink {
             None => len,
         };
         let place = match writer.reserve_with(len, &records, wait) {
-            Err(Error::BufferFull { .. }) if policy.on_full == OnFull::Drop => return Ok(false),
+            Err(Error::BufferFull { .. }) if !policy.wait_for_room => return Ok(false),
             // The ring is too small, and the reader may not know it yet.
             Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. })
                 if writer.can_request_size() && !self.state().refused =>
             {
-                if policy.on_full == OnFull::Drop && !writer.is_all_read() {
+                if !policy.wait_for_room && !writer.is_all_read() {
                     return Ok(false);
                 }
                 self.wait_for_ring(&writer, len, policy)?;
@@ -112,15 +221,20 @@ impl ZeroBufferSink {
             })?,
             None => copy(buffer, place)?,
         };
-        place.commit()?;
-        self.sent(len, &self.counters.copied);
+        let mut place = Some(place);
+        self.publish(&mut || {
+            place
+                .take()
+                .map_or(Err(Error::OutOfOrder), Reservation::commit)
+        })?;
+        self.sent(len, &counters.copied);
         Ok(true)
     }
 
     /// A frame with these records has gone out.
     fn sent(&self, len: u64, how: &std::sync::atomic::AtomicU64) {
         Counters::add(how, 1);
-        Counters::add(&self.counters.bytes, len);
+        Counters::add(&self.sending().counters.bytes, len);
         let state = &mut *self.state();
         state.pending.clear();
         if state.told != state.caps {
@@ -141,20 +255,14 @@ impl ZeroBufferSink {
             records.push_layout(&layout);
         }
         metas::to_records(buffer, records);
+        if let Some(request) = self.request(buffer) {
+            records.push_answer(request);
+        }
         let state = self.state();
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
             records.push_caps(&caps.to_string());
         }
         append(&state.pending, records);
-    }
-
-    /// When a time of this stream is due, by CLOCK_MONOTONIC.
-    fn monotonic(&self, time: gst::ClockTime) -> Option<u64> {
-        let sink = self.obj();
-        let segment = sink.segment();
-        let segment = segment.downcast_ref::<gst::ClockTime>()?;
-        let running = segment.to_running_time_full(time)?;
-        Timeline::of(&*sink)?.monotonic(running + sink.latency().into_positive())
     }
 
     /// Publishes a buffer that upstream has rendered straight into the ring. False if it is no such
@@ -170,19 +278,27 @@ impl ZeroBufferSink {
         if buffer.n_memory() != 1 || video.is_none() {
             return false;
         }
-        match memory::publish(buffer.peek_memory(0), records, writer) {
-            Some(Ok(_)) => true,
-            Some(Err(err)) => {
-                gst::debug!(CAT, imp = self, "Copying: {err}");
-                false
-            }
-            None => false,
+        let mut not_ours = false;
+        let published = self.publish(&mut || {
+            memory::publish(buffer.peek_memory(0), records, writer).unwrap_or_else(|| {
+                not_ours = true;
+                Err(Error::OutOfOrder)
+            })
+        });
+        if let Err(err) = &published
+            && !not_ours
+        {
+            gst::debug!(Self::category(), imp = self, "Copying: {err}");
         }
+        published.is_ok()
     }
 
     /// The writer, attached if need be; `None` if there is no reader and no wait for one.
-    pub(super) fn connect(&self, policy: Policy) -> Result<Option<Arc<Writer>>, Stop> {
-        let writer = self.link.get();
+    fn connect(&self, policy: Policy) -> Result<Option<Arc<Writer>>, Stop> {
+        let Sending {
+            link, interrupt, ..
+        } = self.sending();
+        let writer = link.get();
         let caps = {
             let state = self.state();
             if state.announced && writer.is_some() {
@@ -198,10 +314,14 @@ impl ZeroBufferSink {
             }
             self.disconnect("it has the metadata of another stream");
         }
-        let name = self.settings().buffer_name.clone().unwrap_or_default();
+        let name = self.buffer_name();
         let waiting = if policy.wait_for_connection {
-            gst::debug!(CAT, imp = self, "Waiting for the reader of {name}");
-            policy.wait(&self.pausing.interrupt)
+            gst::debug!(
+                Self::category(),
+                imp = self,
+                "Waiting for the reader of {name}"
+            );
+            policy.wait(interrupt)
         } else {
             Wait::no()
         };
@@ -224,24 +344,24 @@ impl ZeroBufferSink {
         Ok(Some(writer))
     }
 
-    pub(super) fn attached(&self, writer: Writer) -> Arc<Writer> {
+    fn attached(&self, writer: Writer) -> Arc<Writer> {
         let writer = Arc::new(writer);
         gst::info!(
-            CAT,
+            Self::category(),
             imp = self,
             "Attached to {}, a ring of {} bytes, reader's pid {}",
             writer.name(),
             writer.payload_size(),
             writer.reader_pid()
         );
-        self.link.replace(Some(writer.clone()));
+        self.sending().link.replace(Some(writer.clone()));
         writer
     }
 
     /// The events that are still true.
     fn sticky(&self) -> Records {
         let mut records = Records::new();
-        self.obj().sink_pad().sticky_events_foreach(|event| {
+        self.input().sticky_events_foreach(|event| {
             events::to_record(event, |_| None, &mut records);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
         });
@@ -251,7 +371,7 @@ impl ZeroBufferSink {
     /// The reader knows the caps; it also needs the events that are still true.
     fn announced(&self) {
         let mut sticky = self.sticky();
-        let state = &mut *self.state();
+        let mut state = self.state();
         state.announced = true;
         state.told = state.caps.clone();
         // A ring that was made anew for us has the same reader, which has heard them.
@@ -259,6 +379,8 @@ impl ZeroBufferSink {
             let passing = events::without_sticky(&state.pending);
             append(&passing, &mut sticky);
             state.pending = sticky;
+            drop(state);
+            self.reader_came();
         }
     }
 
@@ -270,7 +392,7 @@ impl ZeroBufferSink {
             let same = stream_info::to_caps(&there).is_ok_and(|there| *there == *caps);
             if !same {
                 gst::debug!(
-                    CAT,
+                    Self::category(),
                     imp = self,
                     "The buffer has the metadata of another stream; waiting for a new one"
                 );
@@ -283,11 +405,14 @@ impl ZeroBufferSink {
 
     /// Asks a reader that makes rings to measure for one that suits frames of `len` bytes, and
     /// changes to it. True if the writer is another one now.
-    pub(super) fn fit_ring(&self, len: u64) -> Result<bool, Error> {
-        let Some(writer) = self.link.get() else {
+    fn fit_ring(&self, len: u64) -> Result<bool, Error> {
+        let Sending {
+            link, interrupt, ..
+        } = self.sending();
+        let Some(writer) = link.get() else {
             return Ok(false);
         };
-        let (frames, fixed) = (self.settings().policy.frames, self.state().video.is_some());
+        let (frames, fixed) = (self.policy().frames, self.state().video.is_some());
         if suits(&writer, len, frames, fixed) {
             return Ok(false);
         }
@@ -301,8 +426,9 @@ impl ZeroBufferSink {
             state.asked = wanted;
             state.refused = false;
         }
-        let interrupts = self.pausing.interrupt.times();
-        let now = Wait::no().interrupted_by(&self.pausing.interrupt);
+        let interrupts = interrupt.times();
+        self.settle()?;
+        let now = Wait::no().interrupted_by(interrupt);
         match writer.request_size(wanted, now) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
@@ -313,10 +439,13 @@ impl ZeroBufferSink {
             }
             Err(err) => return Err(err),
         }
-        gst::debug!(CAT, imp = self, "Asked for a ring of {wanted} bytes");
+        gst::debug!(
+            Self::category(),
+            imp = self,
+            "Asked for a ring of {wanted} bytes"
+        );
         let began = Instant::now();
         // `render` sees an interrupt while it lasts; a query holds no lock, and may miss it.
-        let interrupt = &self.pausing.interrupt;
         while began.elapsed() < RESIZE_PATIENCE
             && !interrupt.is_set()
             && interrupt.times() == interrupts
@@ -331,7 +460,11 @@ impl ZeroBufferSink {
                         }
                         // It is gone with its new ring: as if there had been none yet.
                         Err(err) if is_missing(&err) => {
-                            gst::info!(CAT, imp = self, "No new ring after all: {err}");
+                            gst::info!(
+                                Self::category(),
+                                imp = self,
+                                "No new ring after all: {err}"
+                            );
                         }
                         Err(err) => return Err(err),
                     }
@@ -341,14 +474,14 @@ impl ZeroBufferSink {
             }
             interrupt.sleep(RESIZE_INTERVAL);
         }
-        gst::debug!(CAT, imp = self, "The ring stays as it is");
+        gst::debug!(Self::category(), imp = self, "The ring stays as it is");
         Ok(false)
     }
 
     /// Waits until the reader has read all, a request for another ring among it, and has had time to
     /// make that: then looking at it tells.
     fn wait_for_ring(&self, writer: &Writer, len: u64, policy: Policy) -> Result<(), Stop> {
-        let interrupt = &self.pausing.interrupt;
+        let interrupt = &self.sending().interrupt;
         let timeout = Some(Duration::from(policy.timeout)).filter(|time| !time.is_zero());
         let began = Instant::now();
         let mut read = None;
@@ -374,7 +507,7 @@ impl ZeroBufferSink {
     }
 
     /// An event has gone through the sink: tells the reader, if it is one that travels.
-    pub(super) fn forward(&self, event: &gst::EventRef) {
+    fn forward(&self, event: &gst::EventRef) {
         if event.type_() == gst::EventType::FlushStop {
             let waiting = std::mem::take(&mut self.state().pending);
             if !waiting.is_empty() {
@@ -384,7 +517,7 @@ impl ZeroBufferSink {
             }
             return;
         }
-        let writer = self.link.get();
+        let writer = self.sending().link.get();
         if writer
             .as_ref()
             .is_some_and(|writer| !writer.carries_records())
@@ -403,7 +536,7 @@ impl ZeroBufferSink {
         let kept = state.pending.as_bytes().len();
         if kept + records.as_bytes().len() > MOST_PENDING {
             gst::warning!(
-                CAT,
+                Self::category(),
                 imp = self,
                 "Too many events without a frame, not sending {event:?}"
             );
@@ -419,8 +552,8 @@ impl ZeroBufferSink {
     }
 
     /// Sends events for which there is no frame any more.
-    pub(super) fn finish(&self) {
-        let (writer, policy) = (self.link.get(), self.settings().policy);
+    fn finish(&self) {
+        let (writer, policy) = (self.sending().link.get(), self.policy());
         let pending = {
             let mut state = self.state();
             let pending = std::mem::take(&mut state.pending);
@@ -430,13 +563,13 @@ impl ZeroBufferSink {
         let (Some(writer), Some(pending)) = (writer, pending) else {
             return;
         };
-        let wait = match policy.on_full {
-            OnFull::Block => policy.wait(&self.pausing.interrupt),
-            OnFull::Drop => Wait::no(),
+        let wait = match policy.wait_for_room {
+            true => policy.wait(&self.sending().interrupt),
+            false => Wait::no(),
         };
         if let Err(err) = writer.write_message(&pending, wait) {
             gst::warning!(
-                CAT,
+                Self::category(),
                 imp = self,
                 "The last events did not get through: {err}"
             );
@@ -444,7 +577,7 @@ impl ZeroBufferSink {
     }
 
     /// The reader has made the ring anew: the stream goes on there.
-    pub(super) fn move_on(&self) {
+    fn move_on(&self) {
         let (asked, announced) = {
             let state = self.state();
             (state.asked, state.announced)
@@ -456,16 +589,63 @@ impl ZeroBufferSink {
         state.moved = announced;
     }
 
-    pub(super) fn disconnect(&self, why: &str) {
-        let state = &mut *self.state();
+    fn disconnect(&self, why: &str) {
+        let Sending { link, counters, .. } = self.sending();
+        let mut state = self.state();
         state.announced = false;
         state.refused = false;
         state.moved = false;
         state.asked = 0;
-        if let Some(writer) = self.link.replace(None) {
-            gst::info!(CAT, imp = self, "Detaching from {}: {why}", writer.name());
+        if let Some(writer) = link.replace(None) {
+            gst::info!(
+                Self::category(),
+                imp = self,
+                "Detaching from {}: {why}",
+                writer.name()
+            );
             writer.close();
-            self.counters.end(connection(&writer));
+            counters.end(connection(&writer));
+        }
+    }
+
+    /// Attaches already now if the reader is there, and proposes a pool to upstream.
+    fn propose_pool(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        // Any strides will do: a frame that has others than the default is copied, with its rows
+        // where they belong.
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        let (caps, need_pool) = query.get_owned();
+        if let Some(caps) = caps.filter(|_| need_pool)
+            && let Some(video) = stream_info::raw_video(&caps)
+        {
+            let link = &self.sending().link;
+            // If the reader is there, upstream renders its first frame into the ring already. The
+            // caps are told with that frame; until then they may change.
+            if link.get().is_none()
+                && let Ok(writer) = Writer::attach(&self.buffer_name())
+            {
+                self.attached(writer);
+            }
+            if let Err(err) = self.fit_ring(video.size() as u64) {
+                gst::debug!(Self::category(), imp = self, "Ring not fitted yet: {err}");
+            }
+            let pool = RingPool::new(link.clone(), &caps, &video).map_err(|err| {
+                gst::loggable_error!(Self::category(), "No pool for {caps}: {err}")
+            })?;
+            let size = u32::try_from(video.size()).unwrap_or(u32::MAX);
+            // One at least, no matter how many: videorate of GStreamer 1.22 takes a pool away from
+            // its upstream whose least and most are the same, also if both are 0.
+            query.add_allocation_pool(Some(&pool), size, 1, 0);
+        }
+        Ok(())
+    }
+
+    /// What of its caps can be sent, for a caps query with this filter.
+    fn sendable_caps(filter: Option<&gst::Caps>) -> gst::Caps {
+        // "Anything in system memory" cannot be said as caps, so ANY stands for it until somebody
+        // asks about caps in particular.
+        match filter.filter(|filter| !filter.is_any()) {
+            Some(filter) => stream_info::in_plain_memory(filter),
+            None => gst::Caps::new_any(),
         }
     }
 }
