@@ -25,6 +25,9 @@ mod kind {
 /// Texts that are longer do not travel: a picture of a cover is no reason to stop the video.
 const LONGEST: usize = 64 << 10;
 const NONE: u64 = u64::MAX;
+/// What GStreamer's latency tracer sends through a pipeline begins its names like this. Its times are
+/// those of one process.
+const PROBES: [&str; 2] = ["latency_probe", "sub_latency_probe"];
 
 /// An event as a record; false if it is none that travels. `monotonic` is when a GAP begins.
 pub fn to_record(
@@ -53,6 +56,7 @@ pub fn to_record(
         }
         gst::EventView::Tag(tag) => text(records, kind::TAGS, &tag.tag().to_string()),
         gst::EventView::CustomDownstream(_) => (event.structure())
+            .filter(|it| !PROBES.iter().any(|probe| it.name().starts_with(probe)))
             .is_some_and(|structure| text(records, kind::CUSTOM, &structure.to_string())),
         gst::EventView::CustomDownstreamSticky(_) => (event.structure())
             .is_some_and(|structure| text(records, kind::CUSTOM_STICKY, &structure.to_string())),

@@ -184,6 +184,11 @@ pub trait Sends: ElementImpl {
             self.describe(buffer, video, &mut records);
         }
         if carries && self.send_in_place(buffer, video, &records, &writer) {
+            gst::log!(
+                Self::category(),
+                imp = self,
+                "Frame of {len} bytes, in place"
+            );
             self.sent(len, &counters.in_place);
             return Ok(true);
         }
@@ -227,6 +232,7 @@ pub trait Sends: ElementImpl {
                 .take()
                 .map_or(Err(Error::OutOfOrder), Reservation::commit)
         })?;
+        gst::log!(Self::category(), imp = self, "Frame of {len} bytes, copied");
         self.sent(len, &counters.copied);
         Ok(true)
     }

@@ -699,6 +699,13 @@ impl ZeroBufferSrc {
             let (caps, video) = (state.caps.clone(), state.video.clone());
             (caps, video, state.takes_layouts, discont)
         };
+        gst::log!(
+            CAT,
+            imp = self,
+            "Frame {sequence}, {len} bytes{}, {}",
+            if is_copy { ", copied" } else { "" },
+            self.punctuality(time.as_ref())
+        );
         let mut buffer = gst::Buffer::from_slice(frame);
         if let Some(writable) = buffer.get_mut() {
             match time {
@@ -774,6 +781,21 @@ impl ZeroBufferSrc {
             _ => return self.arrival(),
         };
         due.map_or(Times::None, Times::At)
+    }
+
+    /// How long before or after the sender shows it a frame came, to be read.
+    fn punctuality(&self, time: Option<&FrameTime>) -> String {
+        let Some(monotonic) = time.and_then(|time| time.monotonic) else {
+            return "without a time".into();
+        };
+        let now = gst::get_timestamp().nseconds();
+        let (apart, when) = if now < monotonic {
+            (monotonic - now, "before")
+        } else {
+            (now - monotonic, "after")
+        };
+        let apart = gst::ClockTime::from_nseconds(apart);
+        format!("{apart} {when} the sender shows it")
     }
 
     fn arrival(&self) -> Times {
