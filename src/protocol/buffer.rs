@@ -12,8 +12,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{SysconfVar, sysconf};
-
 use super::error::{Error, Result};
 use super::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
 use super::handoff;
@@ -22,6 +20,7 @@ use super::liveness::{Hints, Patience, Watch};
 use super::reader::BufferConfig;
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
+use crate::sys::page_size;
 use crate::sys::process;
 use crate::sys::sem::{self, Semaphore};
 use crate::sys::shm::{self, Segment, ShmFile};
@@ -113,6 +112,11 @@ impl Names {
             name: self.name.clone(),
             what: what.into(),
         }
+    }
+
+    /// The shared memory is not there any more: `Segment::is_gone`.
+    pub fn gone(&self) -> Error {
+        self.corrupt("the other end truncated it, or /dev/shm had no room for it")
     }
 
     pub fn os(&self, what: &'static str, source: io::Error) -> Error {
@@ -489,7 +493,8 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
             Semaphore::create(name, other_name, mode).map_err(|err| match err.raw_os_error() {
                 // One takes a page.
                 Some(libc::ENOSPC | libc::ENOMEM) => {
-                    no_space(total.next_multiple_of(page()) + 2 * page())
+                    let page = page_size() as u64;
+                    no_space(total.next_multiple_of(page) + 2 * page)
                 }
                 _ => names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE),
             })
@@ -530,17 +535,16 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
         oieb.word(offset::OIEB_SIZE_AND_VERSION)
             .store(first_word(), Ordering::Release);
     }
+    if segment.is_gone() {
+        remove(names, segment.file());
+        return Err(names.gone());
+    }
     Ok(Filled {
         segment,
         sem_write,
         sem_read,
         opens,
     })
-}
-
-fn page() -> u64 {
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-    page.and_then(|size| size.try_into().ok()).unwrap_or(4096)
 }
 
 /// The pid that the buffer of this name gives for its reader; 0 if there is none to be read.
@@ -585,8 +589,17 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
         .map(len)
         .map_err(|err| names.os("mapping the shared memory", err))?;
     let segment = Arc::new(segment);
-    let oieb = Oieb::of(&segment).ok_or_else(|| names.not_found())?;
-    let sizes = check(names, oieb, len)?;
+    let attached = attach_to(names, &segment, patience);
+    // What was read of it then is worth nothing, not even as an error.
+    if segment.is_gone() {
+        return Err(names.gone());
+    }
+    attached
+}
+
+fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> Result<Attached> {
+    let oieb = Oieb::of(segment).ok_or_else(|| names.not_found())?;
+    let sizes = check(names, oieb, segment.len())?;
     // The semaphores before the claim: whoever fails here leaves no trace.
     let open = |name: &str| {
         Semaphore::open(name).map_err(|err| match err.kind() {
@@ -599,7 +612,7 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
     if !segment.file().is_linked() {
         return Err(names.not_found());
     }
-    let abilities = extension::abilities(&segment, &sizes);
+    let abilities = extension::abilities(segment, &sizes);
     let reader = Watch::new(READER_LOCK);
     let pid = oieb.get(offset::READER_PID);
     let closed = || Error::ReaderClosed {
@@ -613,7 +626,7 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
         progress: oieb.get(offset::PAYLOAD_READ_COUNT),
         lock_file: Some(&names.lock),
     };
-    if reader.is_dead(&segment, pid, hints) {
+    if reader.is_dead(segment, pid, hints) {
         return Err(match oieb.get(offset::READER_PID) {
             0 => closed(),
             pid => Error::ReaderDead {
@@ -622,12 +635,12 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
             },
         });
     }
-    claim_writer(names, &segment, &sizes, oieb, patience)?;
+    claim_writer(names, segment, &sizes, oieb, patience)?;
     // The reader may have closed while we came; `Reader::close_if_unused` looks for us after it has
     // stored its 0, we for its 0 after we have stored our pid (SeqCst, both), so one of us sees.
     if oieb.word(offset::READER_PID).load(Ordering::SeqCst) == 0 {
         if abilities != Abilities::default() {
-            extension::note_writer(&segment, &sizes, 0);
+            extension::note_writer(segment, &sizes, 0);
         }
         let _ = oieb.word(offset::WRITER_PID).compare_exchange(
             process::id(),
@@ -638,10 +651,10 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
         return Err(closed());
     }
     if abilities != Abilities::default() {
-        extension::count_attachment(&segment, &sizes);
-        extension::note_end(&segment, &sizes, false);
+        extension::count_attachment(segment, &sizes);
+        extension::note_end(segment, &sizes, false);
         // One before us may have been killed while it waited.
-        extension::want(&segment, &sizes, 0);
+        extension::want(segment, &sizes, 0);
     }
     Ok(Attached {
         segment: segment.clone(),

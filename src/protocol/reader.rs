@@ -293,7 +293,7 @@ impl Reader {
     /// [`Error::Timeout`]; [`Error::Interrupted`]; [`Error::WriterClosed`] and
     /// [`Error::WriterDead`] once all frames of that writer are read (the next writer may still
     /// come: call again); [`Error::Sequence`] and [`Error::Corrupt`] when the writer breaks the
-    /// protocol (from then on always); [`Error::Closed`].
+    /// protocol or takes the shared memory away (from then on always); [`Error::Closed`].
     pub fn read_frame<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Frame> {
         let waiting = wait.into().start();
         let mut passed = 0;
@@ -358,6 +358,8 @@ impl Reader {
             if gone && let Some(item) = self.take(false)? {
                 return Ok(item);
             }
+            // Who is gone may be an end that has taken the memory away.
+            shared.there()?;
             let name = || shared.names.name.clone();
             match state {
                 WriterState::Closed => return Err(Error::WriterClosed { name: name() }),
@@ -448,6 +450,8 @@ impl Reader {
         let ticket = shared.hand_out(&found, &place);
         drop(position);
         let bytes = shared.settle(place, start, ticket)?;
+        // A copy would have been made of what is not there.
+        shared.there()?;
         if found.sequence == FIRST_SEQUENCE {
             // While it lives: a writer that was never looked at is not known to be dead for long.
             shared.writer_state();
@@ -471,6 +475,7 @@ impl Reader {
         let written = shared.oieb().map_or(0, |oieb| {
             handoff::look(oieb.word(offset::METADATA_WRITTEN_BYTES))
         });
+        shared.there()?;
         if written == 0 {
             return Ok(None);
         }
@@ -488,6 +493,7 @@ impl Reader {
         if !shared.segment.load(start as usize, &mut metadata) {
             return Err(shared.names.corrupt("metadata outside of its block"));
         }
+        shared.there()?;
         Ok(Some(metadata))
     }
 
@@ -662,10 +668,20 @@ impl Shared {
                 name: self.names.name.clone(),
             });
         }
+        self.there()?;
         match &self.position().broken {
             Some(broken) => Err(self.broken(broken)),
             None => Ok(()),
         }
+    }
+
+    /// Whether all that was touched of the shared memory was there. If not, what was read of it last
+    /// may be zeros.
+    fn there(&self) -> Result<()> {
+        if self.segment.is_gone() {
+            return Err(self.names.gone());
+        }
+        Ok(())
     }
 
     /// Takes one post of the writer that is there, or comes as soon as those before did.
@@ -826,6 +842,9 @@ impl Shared {
     }
 
     fn break_off(&self, position: &mut Position, broken: Broken) -> Error {
+        if let Err(gone) = self.there() {
+            return gone;
+        }
         let error = self.broken(&broken);
         position.broken = Some(broken);
         error
@@ -979,7 +998,9 @@ pub enum Item {
 ///
 /// Frames may be dropped in any order, from any thread, also after the [`Reader`]. The bytes are
 /// those of shared memory: a writer that keeps to the protocol leaves them alone, one that does
-/// not can change them under your eyes, so copy before you check what must not change.
+/// not can change them under your eyes, so copy before you check what must not change. It can also
+/// truncate the shared memory: then the bytes are zeros, and the next call of the Reader fails
+/// ([`Error::Corrupt`]).
 #[derive(Debug)]
 pub struct Frame {
     bytes: Bytes,

@@ -473,6 +473,15 @@ impl Shared {
         if state.closed {
             return Err(Error::Closed { name: self.name() });
         }
+        self.there()
+    }
+
+    /// Whether all that was touched of the shared memory was there. If not, what was read of it last
+    /// may be zeros, and what was written is lost.
+    fn there(&self) -> Result<()> {
+        if self.segment.is_gone() {
+            return Err(self.names.gone());
+        }
         Ok(())
     }
 
@@ -502,7 +511,9 @@ impl Shared {
     /// Whether there is a reader; one that has closed may come back (`confirm_closed`).
     fn has_reader(&self) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        match oieb.word(offset::READER_PID).load(Ordering::Acquire) {
+        let pid = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+        self.there()?;
+        match pid {
             0 => Err(Error::ReaderClosed { name: self.name() }),
             _ => Ok(()),
         }
@@ -677,7 +688,7 @@ impl Shared {
                 pid,
             })
         } else {
-            Ok(())
+            self.there()
         }
     }
 
@@ -725,13 +736,16 @@ impl Shared {
         for (at, bytes) in lead.skips.into_iter().flatten() {
             self.store_header(at, 0, bytes)?;
         }
+        // Nobody is told of a frame that is not there.
+        self.there()?;
         let written = handoff::Written {
             free: oieb.word(offset::PAYLOAD_FREE_BYTES),
             write_pos: oieb.word(offset::PAYLOAD_WRITE_POS),
             count: oieb.word(offset::PAYLOAD_WRITTEN_COUNT),
         };
         handoff::publish(&written, &self.sem_write, &lead.placement)
-            .map_err(|err| self.names.os("posting the semaphore", err))
+            .map_err(|err| self.names.os("posting the semaphore", err))?;
+        self.there()
     }
 
     fn store_header(&self, at: u64, len: u64, sequence: u64) -> Result<()> {
@@ -917,7 +931,7 @@ impl MetadataReservation {
         // With the `look` in `Reader::metadata`.
         handoff::announce(oieb.word(offset::METADATA_WRITTEN_BYTES), written);
         state.metadata_written = true;
-        Ok(())
+        shared.there()
     }
 }
 

@@ -11,11 +11,15 @@ use std::ptr::{self, NonNull};
 
 use nix::errno::Errno;
 
+use super::fault::{Gone, Guard};
+
 /// A piece of address space, unmapped when dropped.
 #[derive(Debug)]
 pub struct Area {
     start: NonNull<u8>,
     len: NonZeroUsize,
+    /// Of shared memory.
+    guard: Option<Guard>,
 }
 
 // SAFETY: plain address space; what is done with it, its owner orders.
@@ -37,12 +41,20 @@ impl Area {
             return Err(Errno::last().into());
         }
         let start = NonNull::new(start.cast()).ok_or(Errno::EINVAL)?;
-        Ok(Area { start, len })
+        Ok(Area {
+            start,
+            len,
+            guard: None,
+        })
     }
 
-    /// The first bytes of a shared memory object, for reading.
-    pub fn shared(len: usize, fd: RawFd) -> io::Result<Self> {
-        Self::map(len, libc::PROT_READ, libc::MAP_SHARED, fd)
+    /// The first bytes of a shared memory object, for reading. `gone` is set when there is nothing
+    /// where somebody looks; he sees zeros.
+    pub fn shared(len: usize, fd: RawFd, gone: &Gone) -> io::Result<Self> {
+        let mut area = Self::map(len, libc::PROT_READ, libc::MAP_SHARED, fd)?;
+        let start = area.start.as_ptr() as usize;
+        area.guard = Some(Guard::new(start..start + len, libc::PROT_READ, gone));
+        Ok(area)
     }
 
     /// Memory of our own, of whole pages, for what will fill all of it: all pages are there already,
@@ -143,7 +155,7 @@ impl Area {
     /// Makes a part shared again: the same part of the object.
     ///
     /// # Safety
-    /// The pages are inside, the object is as long as they say, and nobody looks at them.
+    /// The pages are inside of an area of this object, and nobody looks at them.
     pub unsafe fn share(&self, pages: &Range<usize>, fd: RawFd) -> io::Result<()> {
         // SAFETY: the caller's promise.
         let mapped = unsafe {
@@ -165,6 +177,8 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
+        // What comes to lie there next is not ours to guard.
+        drop(self.guard.take());
         // SAFETY: ours alone: who lends parts of it keeps it alive meanwhile.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len()) };
     }

@@ -5,9 +5,18 @@
 //! another process does to the bytes meanwhile.
 
 pub mod area;
+pub mod fault;
 pub mod lock;
 pub mod opens;
 pub mod process;
 pub mod sem;
 pub mod shm;
 pub mod window;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Bytes of a page of memory.
+pub fn page_size() -> usize {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    page.and_then(|size| size.try_into().ok()).unwrap_or(4096)
+}

@@ -1,29 +1,22 @@
 //! Named POSIX semaphores.
 
-use std::ffi::CString;
-use std::fs::{OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::mem::MaybeUninit;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+#[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+mod glibc;
+#[cfg(not(all(target_env = "gnu", target_pointer_width = "64")))]
+mod posix;
+
+use std::fs;
+use std::io;
 use std::path::PathBuf;
-use std::ptr::NonNull;
-use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+#[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+use glibc::Count;
+#[cfg(not(all(target_env = "gnu", target_pointer_width = "64")))]
+use posix::Count;
 
-use super::shm;
-
-#[cfg(target_env = "gnu")]
-unsafe extern "C" {
-    // glibc ≥ 2.30; not yet in the libc crate.
-    fn sem_clockwait(
-        sem: *mut libc::sem_t,
-        clock: libc::clockid_t,
-        deadline: *const libc::timespec,
-    ) -> libc::c_int;
-}
+use super::shm::{self, ShmFile};
 
 /// How long [`Semaphore::try_wait_briefly`] looks: about what it costs to be put to sleep and woken.
 const BRIEFLY: Duration = Duration::from_micros(20);
@@ -38,17 +31,11 @@ pub fn path(name: &str) -> PathBuf {
 /// A named semaphore, closed when dropped.
 #[derive(Debug)]
 pub struct Semaphore {
-    sem: NonNull<libc::sem_t>,
+    count: Count,
     /// Whether posts came so soon lately that it pays to look for them awake. Only a hint, so all
     /// accesses are Relaxed.
     soon: AtomicBool,
 }
-
-// SAFETY: sem_t is made for use from any thread of any process; the pointer stays valid until
-// `sem_close` in `drop`.
-unsafe impl Send for Semaphore {}
-// SAFETY: as above; every sem_ function takes the semaphore as shared.
-unsafe impl Sync for Semaphore {}
 
 impl Semaphore {
     /// Makes `/name` with the count 0 and exactly `mode`, in place of what has that name. It is made
@@ -80,99 +67,41 @@ impl Semaphore {
         Self::create_new(name, mode)
     }
 
-    /// Makes `/name`; `EEXIST` if there is one. Nobody may open it before this returns.
-    ///
-    /// What sem_open does with O_CREAT, step by step, but for the file of a random name under which
-    /// that begins: it would stay for ever if we were killed then.
-    #[cfg(target_env = "gnu")]
+    /// Makes `/name`; `EEXIST` if there is one.
     fn create_new(name: &str, mode: u32) -> io::Result<Self> {
-        let mut sem = MaybeUninit::<libc::sem_t>::zeroed();
-        // SAFETY: room for a sem_t; shared by processes, with the count 0.
-        Errno::result(unsafe { libc::sem_init(sem.as_mut_ptr(), 1, 0) })?;
-        // SAFETY: every byte was set to zero at least, and a semaphore that nobody has used is just
-        // its bytes: sem_open itself writes it to a file like this.
-        let bytes = unsafe { slice::from_raw_parts(sem.as_ptr().cast(), size_of::<libc::sem_t>()) };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path(name))?;
-        file.write_all(bytes)?;
-        // Whatever the umask is, which applies to a file that is made.
-        file.set_permissions(Permissions::from_mode(mode))?;
-        Self::open(name)
-    }
-
-    /// The mode stays 0600 less the umask.
-    #[cfg(not(target_env = "gnu"))]
-    fn create_new(name: &str, _mode: u32) -> io::Result<Self> {
-        let c_name = c_name(name)?;
-        // SAFETY: a valid C string; the variadic arguments are those that O_CREAT asks for.
-        Self::from_raw(unsafe {
-            libc::sem_open(
-                c_name.as_ptr(),
-                libc::O_CREAT | libc::O_EXCL,
-                0o600 as libc::c_uint,
-                0 as libc::c_uint,
-            )
-        })
+        Count::create_new(name, mode).map(Self::of)
     }
 
     /// Opens the existing `/name`.
     pub fn open(name: &str) -> io::Result<Self> {
-        let name = c_name(name)?;
-        // SAFETY: a valid C string; without O_CREAT there are no further arguments.
-        Self::from_raw(unsafe { libc::sem_open(name.as_ptr(), 0) })
+        Count::open(name).map(Self::of)
     }
 
-    fn from_raw(sem: *mut libc::sem_t) -> io::Result<Self> {
-        if sem == libc::SEM_FAILED {
-            return Err(Errno::last().into());
+    fn of(count: Count) -> Self {
+        Semaphore {
+            count,
+            soon: AtomicBool::new(false),
         }
-        NonNull::new(sem)
-            .map(|sem| Semaphore {
-                sem,
-                soon: AtomicBool::new(false),
-            })
-            .ok_or_else(|| Errno::EINVAL.into())
     }
 
     /// Removes the name; open semaphores live on.
     pub fn unlink(name: &str) -> io::Result<()> {
-        let name = c_name(name)?;
-        // SAFETY: a valid C string.
-        Errno::result(unsafe { libc::sem_unlink(name.as_ptr()) })?;
-        Ok(())
+        ShmFile::unlink(&format!("sem.{name}"))
     }
 
     /// Gives a semaphore another name, in place of what has that. It stays open.
     pub fn rename(from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(path(from), path(to))
+        fs::rename(path(from), path(to))
     }
 
     /// Adds one. A count at its maximum stays there: the other side has more than enough.
     pub fn post(&self) -> io::Result<()> {
-        // SAFETY: the semaphore is open.
-        match Errno::result(unsafe { libc::sem_post(self.sem.as_ptr()) }) {
-            Ok(_) | Err(Errno::EOVERFLOW) => Ok(()),
-            Err(err) => Err(err.into()),
-        }
+        self.count.post()
     }
 
     /// Takes one if there is one.
     pub fn try_wait(&self) -> io::Result<bool> {
-        loop {
-            // SAFETY: the semaphore is open.
-            match Errno::result(unsafe { libc::sem_trywait(self.sem.as_ptr()) }) {
-                Ok(_) => return Ok(true),
-                Err(Errno::EAGAIN) => return Ok(false),
-                // A signal says nothing about time or count.
-                Err(Errno::EINTR) => {}
-                Err(err) => return Err(err.into()),
-            }
-        }
+        self.count.try_wait()
     }
 
     /// Takes one if there is one, or if one comes within some microseconds and others did lately:
@@ -205,79 +134,30 @@ impl Semaphore {
             return Ok(true);
         }
         let began = Instant::now();
-        let deadline = began + timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.wait_once(left) {
-                Ok(()) => {
-                    let soon = began.elapsed() < SHORT_SLEEP;
-                    self.soon.store(soon, Ordering::Relaxed);
-                    return Ok(true);
-                }
-                Err(Errno::ETIMEDOUT) => return Ok(false),
-                Err(Errno::EINTR) => {}
-                Err(err) => return Err(err.into()),
+            // By the monotonic clock, whatever clock the sleep goes by.
+            let left = timeout.saturating_sub(began.elapsed());
+            if self.count.wait_once(left)? {
+                let soon = began.elapsed() < SHORT_SLEEP;
+                self.soon.store(soon, Ordering::Relaxed);
+                return Ok(true);
+            }
+            if began.elapsed() >= timeout {
+                return Ok(false);
             }
         }
     }
 
-    #[cfg(target_env = "gnu")]
-    fn wait_once(&self, left: Duration) -> Result<(), Errno> {
-        let deadline = after(libc::CLOCK_MONOTONIC, left);
-        // SAFETY: the semaphore is open and the deadline a valid timespec.
-        let done = unsafe { sem_clockwait(self.sem.as_ptr(), libc::CLOCK_MONOTONIC, &deadline) };
-        Errno::result(done).map(drop)
-    }
-
-    /// Other C libraries only know the wall clock; callers wait in short slices, so a jump of it
-    /// forward costs nothing and one backward is a longer slice.
-    #[cfg(not(target_env = "gnu"))]
-    fn wait_once(&self, left: Duration) -> Result<(), Errno> {
-        let deadline = after(libc::CLOCK_REALTIME, left);
-        // SAFETY: the semaphore is open and the deadline a valid timespec.
-        Errno::result(unsafe { libc::sem_timedwait(self.sem.as_ptr(), &deadline) }).map(drop)
-    }
-
     /// The count at this moment.
     pub fn value(&self) -> io::Result<u32> {
-        let mut value = 0;
-        // SAFETY: the semaphore is open and `value` an int to write to.
-        Errno::result(unsafe { libc::sem_getvalue(self.sem.as_ptr(), &mut value) })?;
-        Ok(u32::try_from(value).unwrap_or(0))
+        self.count.value()
     }
-}
-
-impl Drop for Semaphore {
-    fn drop(&mut self) {
-        // SAFETY: open until here, and nothing uses it after.
-        unsafe { libc::sem_close(self.sem.as_ptr()) };
-    }
-}
-
-fn c_name(name: &str) -> io::Result<CString> {
-    CString::new(format!("/{name}")).map_err(|_| Errno::EINVAL.into())
-}
-
-fn after(clock: libc::clockid_t, left: Duration) -> libc::timespec {
-    let mut now = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: `now` is room for a timespec; both clocks always exist, and all zeros is valid.
-    let mut at = unsafe {
-        libc::clock_gettime(clock, now.as_mut_ptr());
-        now.assume_init()
-    };
-    let nanos = at.tv_nsec + i64::from(left.subsec_nanos());
-    let secs = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
-    at.tv_sec = at
-        .tv_sec
-        .saturating_add(secs)
-        .saturating_add(nanos / 1_000_000_000);
-    at.tv_nsec = nanos % 1_000_000_000;
-    at
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
 
     fn unnamed(tag: &str) -> Semaphore {
         let name = format!("zb-unit-sem-{}-{tag}", std::process::id());
@@ -305,9 +185,9 @@ mod tests {
             .into();
         let old = Semaphore::create(&name, &other, 0o666).unwrap();
         old.post().unwrap();
-        std::fs::write(path(&other), b"left").unwrap();
+        fs::write(path(&other), b"left").unwrap();
         let new = Semaphore::create(&name, &other, 0o640).unwrap();
-        let mode = std::fs::metadata(path(&name)).unwrap().permissions().mode();
+        let mode = fs::metadata(path(&name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         assert!(!path(&other).exists());
         let opened = Semaphore::open(&name).unwrap();
@@ -316,21 +196,103 @@ mod tests {
         Semaphore::unlink(&name).unwrap();
         assert!(new.try_wait().unwrap());
         // What cannot be replaced is an error, which leaves nothing.
-        std::fs::create_dir(path(&name)).unwrap();
+        fs::create_dir(path(&name)).unwrap();
         assert!(Semaphore::create(&name, &other, 0o600).is_err());
         assert!(!path(&other).exists());
-        std::fs::remove_dir(path(&name)).unwrap();
+        fs::remove_dir(path(&name)).unwrap();
+    }
+
+    /// One whose file another process would write to.
+    fn open_to_others(tag: &str) -> (Semaphore, fs::File) {
+        let name = format!("zb-unit-sem-{}-{tag}", std::process::id());
+        let sem = Semaphore::create_new(&name, 0o600).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(path(&name));
+        Semaphore::unlink(&name).unwrap();
+        (sem, file.unwrap())
     }
 
     #[test]
     fn a_full_count_is_no_error() {
-        let sem = unnamed("full");
+        let (sem, file) = open_to_others("full");
         // The count is the low half of glibc's sem_t on 64-bit machines.
-        // SAFETY: the semaphore is open, at least 8 bytes long, and used by this thread alone.
-        unsafe { sem.sem.as_ptr().cast::<u32>().write(i32::MAX as u32) };
-        assert_eq!(sem.value().unwrap(), i32::MAX as u32);
-        sem.post().unwrap();
-        assert_eq!(sem.value().unwrap(), i32::MAX as u32);
+        for count in [i32::MAX as u32, u32::MAX] {
+            file.write_all_at(&count.to_le_bytes(), 0).unwrap();
+            sem.post().unwrap();
+            assert_eq!(sem.value().unwrap(), i32::MAX as u32);
+            assert!(sem.try_wait().unwrap());
+        }
+    }
+
+    #[test]
+    #[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+    fn it_is_one_with_those_of_the_c_library_which_wake_each_other() {
+        let name = format!("zb-unit-sem-{}-c", std::process::id());
+        let c_name = std::ffi::CString::new(format!("/{name}")).unwrap();
+        let ours = Semaphore::create_new(&name, 0o600).unwrap();
+        // SAFETY: a valid C string.
+        let theirs = unsafe { libc::sem_open(c_name.as_ptr(), 0) };
+        assert_ne!(theirs, libc::SEM_FAILED);
+        let theirs = theirs as usize;
+        Semaphore::unlink(&name).unwrap();
+        // SAFETY: open until the end of this test.
+        let post = || assert_eq!(unsafe { libc::sem_post(theirs as *mut libc::sem_t) }, 0);
+        // SAFETY: as above.
+        let wait = || assert_eq!(unsafe { libc::sem_wait(theirs as *mut libc::sem_t) }, 0);
+        post();
+        post();
+        assert_eq!(ours.value().unwrap(), 2);
+        assert!(ours.try_wait().unwrap());
+        wait();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..1000 {
+                    wait();
+                    post();
+                }
+            });
+            // Each takes what it has posted itself, or the other's: all the same, they come to an
+            // end only if nobody sleeps through a post.
+            for _ in 0..1000 {
+                ours.post().unwrap();
+                assert!(ours.wait_timeout(Duration::from_secs(120)).unwrap());
+            }
+            ours.post().unwrap();
+        });
+        // SAFETY: open until here.
+        unsafe { libc::sem_close(theirs as *mut libc::sem_t) };
+    }
+
+    #[test]
+    fn whatever_bytes_somebody_writes_they_end_no_process() {
+        let (sem, file) = open_to_others("bytes");
+        for byte in 0..=255 {
+            // A count of 0, so that it sleeps.
+            let mut bytes = [byte; 32];
+            bytes[..4].fill(0);
+            file.write_all_at(&bytes, 0).unwrap();
+            assert!(!sem.wait_timeout(Duration::from_millis(1)).unwrap());
+            file.write_all_at(&[byte; 32], 0).unwrap();
+            sem.post().unwrap();
+            sem.try_wait().unwrap();
+            sem.value().unwrap();
+        }
+    }
+
+    #[test]
+    fn one_that_was_truncated_is_an_error() {
+        let (sem, file) = open_to_others("short");
+        std::thread::scope(|scope| {
+            // Also while somebody sleeps on it.
+            let waiting = scope.spawn(|| sem.wait_timeout(Duration::from_millis(50)));
+            file.set_len(0).unwrap();
+            assert!(sem.post().is_err());
+            assert!(waiting.join().unwrap().is_err());
+        });
+        assert!(sem.try_wait().is_err() && sem.value().is_err());
+        let name = format!("zb-unit-sem-{}-empty", std::process::id());
+        fs::write(path(&name), [0; 31]).unwrap();
+        assert!(Semaphore::open(&name).is_err());
+        Semaphore::unlink(&name).unwrap();
     }
 
     #[test]

@@ -17,7 +17,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{SysconfVar, sysconf};
+
+use super::fault::{Gone, Guard};
+use super::page_size;
 
 /// Where Linux keeps POSIX shared memory. Only texts, permissions and changes of a name use it; the
 /// objects themselves are reached through `shm_open`.
@@ -133,13 +135,19 @@ impl ShmFile {
         Ok(i32::from(probe.l_type) != libc::F_UNLCK)
     }
 
-    /// Maps `len` bytes. `EINVAL` if the object is smaller: touching past its end is a SIGBUS.
+    /// Maps `len` bytes. `EINVAL` if the object is smaller. If it becomes smaller later, what was
+    /// there reads as zeros, and [`Segment::is_gone`].
     pub fn map(self, len: usize) -> io::Result<Segment> {
         if self.len()? < len as u64 {
             return Err(Errno::EINVAL.into());
         }
         let map = MmapOptions::new().len(len).map_raw(&self.file)?;
+        let gone = Gone::default();
+        let start = map.as_ptr() as usize;
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
         Ok(Segment {
+            _guard: Guard::new(start..start + map.len(), rights, &gone),
+            gone,
             file: self,
             map,
             places: Mutex::new(Vec::new()),
@@ -171,6 +179,9 @@ fn byte_lock(byte: i64) -> libc::flock {
 /// [`Windows`](super::window::Windows), through mappings of their own.
 #[derive(Debug)]
 pub struct Segment {
+    /// Before the mapping, which goes after it.
+    _guard: Guard,
+    gone: Gone,
     file: ShmFile,
     map: MmapRaw,
     /// Ranges lent as [`Place`]s.
@@ -186,6 +197,17 @@ impl Segment {
     /// Mapped bytes.
     pub fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// Whether some of the object was gone when it was touched, here or in a mapping that shares
+    /// [`Segment::gone`]: somebody truncated it, or there was no memory for it.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_set()
+    }
+
+    /// For other mappings of the same object.
+    pub fn gone(&self) -> &Gone {
+        &self.gone
     }
 
     /// The first mapped byte.
@@ -266,9 +288,7 @@ impl Segment {
     /// # Errors
     /// When there is no memory for the copies; the places before are done.
     pub fn keep_places(&self) -> io::Result<()> {
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-        let page = page.and_then(|size| usize::try_from(size).ok());
-        let page = page.unwrap_or(4096);
+        let page = page_size();
         for place in self.lent().iter() {
             let start = place.start / page * page;
             let end = place.end.next_multiple_of(page);

@@ -13,9 +13,9 @@ use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::unistd::{SysconfVar, sysconf};
 
 use super::area::{Area, Spares};
+use super::page_size;
 use super::shm::Segment;
 
 /// More mappings than this are not made: each takes address space and some of the 65530 areas that
@@ -65,7 +65,7 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 impl Mapping {
     fn new(segment: &Segment) -> io::Result<Self> {
         Ok(Mapping {
-            area: Area::shared(segment.len(), segment.file().as_raw_fd())?,
+            area: Area::shared(segment.len(), segment.file().as_raw_fd(), segment.gone())?,
             lent: Vec::new(),
             evacuated: Vec::new(),
         })
@@ -99,7 +99,7 @@ impl Mapping {
             } else {
                 None
             };
-            // SAFETY: pages of our own area, which nobody looks at; the file is as long as the area.
+            // SAFETY: pages of our own area, which nobody looks at; the area is guarded.
             let shared = unsafe { self.area.share(&copy, fd) };
             if shared.is_ok() {
                 self.evacuated.retain(|other| *other != copy);
@@ -122,10 +122,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Windows {
     /// Of this object.
     pub fn new(segment: Arc<Segment>) -> Self {
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
         Windows {
             segment,
-            page: page.and_then(|size| size.try_into().ok()).unwrap_or(4096),
+            page: page_size(),
             state: Mutex::default(),
             spares: Mutex::default(),
         }
@@ -391,8 +390,8 @@ pub struct LoanKey {
 /// Bytes lent by [`Windows::lend`]; they stay readable at their address as long as this lives.
 ///
 /// This process never writes through these mappings, so to Rust the slice is immutable. A peer that
-/// breaks its protocol can still change the bytes: code that must not be fooled copies them first
-/// and then looks.
+/// breaks its protocol can still change the bytes, or take them away, after which they are zeros:
+/// code that must not be fooled copies them first and then looks.
 #[derive(Debug)]
 pub struct Loan {
     windows: Arc<Windows>,

@@ -84,7 +84,7 @@ impl Writer {
                 let in_order = !state.slots.has_passed() && state.sleeping == 0;
                 (state.closed, in_order)
             };
-            if closed || self.reader_pid() == 0 {
+            if closed || self.reader_pid() == 0 || shared.there().is_err() {
                 return Turn::No;
             }
             if in_order && let Ok(place) = shared.reserve_ahead(len) {
@@ -117,7 +117,7 @@ impl Shared {
         let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
         let mut state = self.state();
         let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
-        if state.closed || reader == 0 {
+        if state.closed || reader == 0 || self.there().is_err() {
             return Err(None);
         }
         let size = self.sizes.payload;

@@ -197,6 +197,9 @@ impl Writer {
 impl Shared {
     /// Why there is no reader any more.
     pub(super) fn reader_gone(&self) -> Error {
+        if let Err(gone) = self.there() {
+            return gone;
+        }
         let name = self.name();
         let pid = self.oieb().map(|oieb| oieb.word(offset::READER_PID));
         let replaced = extension::replaced(&self.segment, &self.sizes);
