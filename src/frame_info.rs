@@ -33,12 +33,24 @@ pub fn to_time(buffer: &gst::BufferRef, monotonic: Option<u64>) -> FrameTime {
 pub enum Times {
     /// As they were.
     Untouched,
-    /// PTS (or DTS, if there is no PTS) is then; the other one by their difference.
-    At(gst::ClockTime),
+    /// PTS (or DTS, if there is no PTS) is then; the other one by their difference, and it lasts as
+    /// long as it does at the sender, which plays at this rate.
+    At(gst::ClockTime, f64),
     /// It came then, and is shown at once.
     Arrived(gst::ClockTime),
     /// There is no clock that could tell.
     None,
+}
+
+/// How long it takes to play so much of a medium at this rate, forwards or backwards.
+fn played(time: gst::ClockTime, rate: f64) -> gst::ClockTime {
+    if rate.abs() == 1.0 {
+        return time;
+    }
+    // A cast of what is too large gives the largest.
+    gst::ClockTime::from_nseconds(
+        ((time.nseconds() as f64 / rate.abs()) as u64).min(i64::MAX as u64),
+    )
 }
 
 /// Gives a new buffer the time, offsets and flags that another had.
@@ -49,20 +61,29 @@ pub fn apply_time(time: &FrameTime, times: Times, buffer: &mut gst::BufferRef) {
             .filter(|nanos| *nanos < i64::MAX as u64)
             .map(gst::ClockTime::from_nseconds)
     };
+    let mut duration = clock(time.duration);
     let (pts, dts) = match times {
         Times::Untouched => (clock(time.pts), clock(time.dts)),
-        Times::At(due) => match (clock(time.pts), clock(time.dts)) {
-            (Some(pts), Some(dts)) => (Some(due), Some((due + dts).saturating_sub(pts))),
-            (None, Some(_)) => (None, Some(due)),
-            _ => (Some(due), None),
-        },
+        Times::At(due, rate) => {
+            duration = duration.map(|duration| played(duration, rate));
+            match (clock(time.pts), clock(time.dts)) {
+                (Some(pts), Some(dts)) if dts <= pts => {
+                    (Some(due), Some(due.saturating_sub(played(pts - dts, rate))))
+                }
+                (Some(pts), Some(dts)) => {
+                    (Some(due), Some(due.saturating_add(played(dts - pts, rate))))
+                }
+                (None, Some(_)) => (None, Some(due)),
+                _ => (Some(due), None),
+            }
+        }
         // Encoded frames that are shown in another order come in that of their DTS.
         Times::Arrived(now) => (Some(now), clock(time.dts).map(|_| now)),
         Times::None => (None, None),
     };
     buffer.set_pts(pts);
     buffer.set_dts(dts);
-    buffer.set_duration(clock(time.duration));
+    buffer.set_duration(duration);
     buffer.set_offset(time.offset.unwrap_or(u64::MAX));
     buffer.set_offset_end(time.offset_end.unwrap_or(u64::MAX));
     let flags = time.flags & FLAGS;

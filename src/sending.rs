@@ -16,6 +16,7 @@ use crate::frame_info;
 use crate::memory::{self, Link, RingPool};
 use crate::metas;
 use crate::protocol::{Error, Interrupt, Records, Reservation, Wait, Writer, ring_size};
+use crate::segments;
 use crate::stream_info;
 
 /// How long a reader may take to make a ring of another size; then the one there is has to do.
@@ -77,6 +78,8 @@ pub struct State {
     pub announced: bool,
     /// The caps that it was told last.
     pub told: Option<gst::Caps>,
+    /// The segment that it knows; the one of its own until another is told.
+    told_segment: segments::Value,
     /// The size of the ring that the reader was last asked for.
     asked: u64,
     /// It had the time to make it, and has not.
@@ -156,6 +159,14 @@ pub trait Sends: ElementImpl {
         self.sending().state()
     }
 
+    /// In which its times are.
+    fn segment(&self) -> segments::Value {
+        let event = self.input().sticky_event::<gst::event::Segment>(0);
+        event.map_or_else(Default::default, |event| {
+            segments::Value::of(event.segment())
+        })
+    }
+
     /// Sends a buffer as a frame; false if the policy says to drop it.
     fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
         let policy = self.policy();
@@ -180,8 +191,9 @@ pub trait Sends: ElementImpl {
         }
         let mut records = Records::new();
         let carries = writer.carries_records();
+        let segment = self.segment();
         if carries {
-            self.describe(buffer, video, &mut records);
+            self.describe(buffer, video, segment, &mut records);
         }
         if carries && self.send_in_place(buffer, video, &records, &writer) {
             gst::log!(
@@ -190,8 +202,10 @@ pub trait Sends: ElementImpl {
                 "Frame of {len} bytes, in place"
             );
             self.sent(len, &counters.in_place);
+            self.state().told_segment = segment;
             return Ok(true);
         }
+        let dropped = writer.records_dropped();
         let wait = match policy.wait_for_room {
             true => policy.wait(interrupt),
             false => Wait::no(),
@@ -234,6 +248,9 @@ pub trait Sends: ElementImpl {
         })?;
         gst::log!(Self::category(), imp = self, "Frame of {len} bytes, copied");
         self.sent(len, &counters.copied);
+        if writer.records_dropped() == dropped {
+            self.state().told_segment = segment;
+        }
         Ok(true)
     }
 
@@ -253,6 +270,7 @@ pub trait Sends: ElementImpl {
         &self,
         buffer: &gst::BufferRef,
         video: Option<&gst_video::VideoInfo>,
+        segment: segments::Value,
         records: &mut Records,
     ) {
         let monotonic = (buffer.pts().or(buffer.dts())).and_then(|time| self.monotonic(time));
@@ -267,6 +285,9 @@ pub trait Sends: ElementImpl {
         let state = self.state();
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {
             records.push_caps(&caps.to_string());
+        }
+        if state.told_segment != segment {
+            segment.push(records);
         }
         append(&state.pending, records);
     }
@@ -382,6 +403,7 @@ pub trait Sends: ElementImpl {
         state.told = state.caps.clone();
         // A ring that was made anew for us has the same reader, which has heard them.
         if !std::mem::take(&mut state.moved) {
+            state.told_segment = segments::Value::default();
             let passing = events::without_sticky(&state.pending);
             append(&passing, &mut sticky);
             state.pending = sticky;
@@ -534,6 +556,7 @@ pub trait Sends: ElementImpl {
         if !events::to_record(event, |time| self.monotonic(time), &mut records) {
             return;
         }
+        let segment = self.segment();
         let state = &mut *self.state();
         // What is sticky is told with the caps.
         if !state.announced && event.type_().is_sticky() {
@@ -549,8 +572,9 @@ pub trait Sends: ElementImpl {
             return;
         }
         append(&records, &mut state.pending);
-        // Not in front of a caps change that waits for its frame, and never waiting here.
-        if let Some(writer) = writer.filter(|_| state.announced && state.told == state.caps)
+        // Not in front of caps or a segment that wait for their frame, and never waiting here.
+        let follows = state.announced && state.told == state.caps && state.told_segment == segment;
+        if let Some(writer) = writer.filter(|_| follows)
             && (writer.write_message(&state.pending, Wait::no())).is_ok_and(|sent| sent)
         {
             state.pending.clear();

@@ -39,9 +39,11 @@ use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info::{self, Times};
 use crate::metas;
+use crate::protocol::layout::FIRST_SEQUENCE;
 use crate::protocol::{
     BufferConfig, Error, Frame, FrameTime, Interrupt, Item, Reader, Records, Wait, WriterState,
 };
+use crate::segments::{self, Segment};
 use crate::stream_info;
 use crate::timing::Timeline;
 use crate::uri;
@@ -113,6 +115,9 @@ struct State {
     last: Option<u64>,
     /// The next frame does not follow the last one.
     discont: bool,
+    /// What the sender said of its segment, and the one that downstream is to have.
+    segment: Segment,
+    set_segment: Segment,
 }
 
 #[derive(Debug, Default)]
@@ -277,6 +282,16 @@ impl ObjectImpl for ZeroBufferSrc {
         // The base class would give a DTS to every frame that has none; see `times`.
         obj.set_do_timestamp(false);
         self.unsent.watch(obj.src_pad());
+        let this = self.downgrade();
+        let kinds = gst::PadProbeType::EVENT_DOWNSTREAM;
+        obj.src_pad().add_probe(kinds, move |_, info| {
+            if let (Some(this), Some(event)) = (this.upgrade(), info.event())
+                && event.type_() == gst::EventType::Segment
+            {
+                info.data = Some(gst::PadProbeData::Event(this.segment_event(event.seqnum())));
+            }
+            gst::PadProbeReturn::Ok
+        });
     }
 }
 
@@ -426,6 +441,7 @@ impl PushSrcImpl for ZeroBufferSrc {
             match reader.read(Wait::forever().interrupted_by(&self.interrupt)) {
                 Ok(Item::Frame(frame)) => {
                     self.negotiate_with(&reader, frame.records())?;
+                    self.follow_segment(frame.records(), Some(frame.sequence()));
                     self.push_events(frame.records());
                     let buffer = self.buffer(frame)?;
                     self.unsent.keep(&buffer);
@@ -438,6 +454,7 @@ impl PushSrcImpl for ZeroBufferSrc {
                     {
                         self.negotiate_with(&reader, &records)?;
                     }
+                    self.follow_segment(&records, None);
                     self.push_events(&records);
                 }
                 Ok(Item::Resize(bytes)) => self.resize(&reader, bytes),
@@ -520,6 +537,7 @@ impl ZeroBufferSrc {
                 ["{why}"]
             );
         }
+        self.state().segment = Segment::new();
         let on_writer_exit = self.settings().on_writer_exit;
         match on_writer_exit {
             OnWriterExit::Eos => {
@@ -590,8 +608,12 @@ impl ZeroBufferSrc {
         let Some(next) = state.next.take() else {
             return false;
         };
-        if !waits && (died || reader.is_stream_ended()) {
+        let ended = died || reader.is_stream_ended();
+        if !waits && ended {
             return false;
+        }
+        if ended {
+            state.segment = Segment::new();
         }
         self.counters.end(connection(reader));
         state.reader = Some(Arc::new(next));
@@ -642,6 +664,45 @@ impl ZeroBufferSrc {
             && query
                 .find_allocation_meta::<gst_video::VideoMeta>()
                 .is_some()
+    }
+
+    /// The sender's PTS mean something in the sender's segment, and all other times in our own.
+    fn follow_segment(&self, records: &Records, sequence: Option<u64>) {
+        let timestamps = self.settings().timestamps;
+        let due = {
+            let mut state = self.state();
+            if sequence == Some(FIRST_SEQUENCE) && state.last.is_some() {
+                // The next writer, in the same ring.
+                state.segment = Segment::new();
+            }
+            if let Some(segment) = segments::Value::among(records).and_then(|said| said.decode()) {
+                state.segment = segment;
+            }
+            let due = match timestamps {
+                Timestamps::Pts => state.segment.clone(),
+                Timestamps::Sender | Timestamps::Arrival => Segment::new(),
+            };
+            if due == state.set_segment {
+                return;
+            }
+            state.set_segment = due.clone();
+            due
+        };
+        gst::debug!(CAT, imp = self, "{due:?}");
+        // If there was none yet, the base class sends one; see `segment_event`.
+        let pad = self.obj().src_pad().clone();
+        if pad.sticky_event::<gst::event::Segment>(0).is_some() {
+            pad.push_event(gst::event::Segment::new(due.upcast_ref()));
+        }
+    }
+
+    /// The segment that downstream is told. The base class keeps one of its own: it would end the
+    /// stream by the sender's, and mark each frame of a stream that is played backwards as DISCONT.
+    fn segment_event(&self, seqnum: gst::Seqnum) -> gst::Event {
+        let segment = self.state().set_segment.clone();
+        gst::event::Segment::builder(segment.upcast_ref())
+            .seqnum(seqnum)
+            .build()
     }
 
     /// Sends on events that came with a frame or between two.
@@ -780,7 +841,8 @@ impl ZeroBufferSrc {
             // Where there is no other time, the arrival is the best there is.
             _ => return self.arrival(),
         };
-        due.map_or(Times::None, Times::At)
+        let rate = self.state().segment.rate();
+        due.map_or(Times::None, |due| Times::At(due, rate))
     }
 
     /// How long before or after the sender shows it a frame came, to be read.

@@ -496,10 +496,11 @@ fn other_rates_and_directions_arrive_as_they_are_played() {
         assert!((20..=21).contains(&got.len()), "{}", got.len());
         for pair in got.windows(2) {
             assert_eq!(offset(&pair[0]) > offset(&pair[1]), backwards);
-            assert_eq!(
-                pts(&pair[1]) - pts(&pair[0]),
-                (10_000_000.0 / f64::abs(rate)) as u64
-            );
+            let apart = (10_000_000.0 / f64::abs(rate)) as u64;
+            assert_eq!(pts(&pair[1]) - pts(&pair[0]), apart);
+            // It lasts as long as it is shown.
+            let duration = pair[0].buffer().unwrap().duration().unwrap();
+            assert_eq!(duration.nseconds(), apart);
         }
         for sample in &got {
             assert_eq!(pts(sample) as i64, sent[&offset(sample)] + shift);
