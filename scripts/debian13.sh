@@ -106,7 +106,7 @@ inside bash -euo pipefail -c '
     # What the feature adds is in the library; scripts/test.sh looks at the rest.
     cargo clippy --locked --lib --features v1_24 -- -D warnings
     # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
-    cargo build --locked --features v1_24
-    cargo test --locked --features v1_24 --no-fail-fast 2>&1 | tee /opt/target/test.log
+    cargo build --locked --features v1_24,cli
+    cargo test --locked --features v1_24,cli --no-fail-fast 2>&1 | tee /opt/target/test.log
 '
 sum_of_tests "$folder/target/test.log"

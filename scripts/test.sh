@@ -22,9 +22,10 @@ cargo_command cargo-deny cargo-deny
 cargo_command cargo-cinstall cargo-c
 
 cargo fmt --check
-cargo clippy --all-targets -- -D warnings
-# The library alone, for programs without GStreamer.
+cargo clippy --all-targets --features cli -- -D warnings
+# The library alone, for programs without GStreamer, and the command, which needs none.
 cargo clippy --lib --no-default-features -- -D warnings
+cargo clippy --bins --no-default-features --features cli -- -D warnings
 cargo deny --offline check licenses bans sources
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
@@ -39,7 +40,7 @@ cargo bench --bench transport -- --quick
 cargo bench --bench duplex -- --quick
 
 # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
-cargo build
+cargo build --features cli
 log=target/test.log
-cargo test 2>&1 | tee "$log"
+cargo test --features cli 2>&1 | tee "$log"
 sum_of_tests "$log"

@@ -43,7 +43,7 @@ mod zerobuffersrc;
 pub use protocol::{
     BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
     MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Turn, Wait, Writer,
-    WriterState, duplex, ring_size,
+    WriterState, duplex, inspect, ring_size,
 };
 
 #[cfg(feature = "plugin")]

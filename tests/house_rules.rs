@@ -339,6 +339,27 @@ fn the_elements_know_the_operating_system_through_the_protocol_only() {
     assert!(find("src/element.rs", "use crate::protocol::Error;", rule).is_empty());
 }
 
+fn is_more_than_a_user_of_the_library(file: &Source) -> Vec<String> {
+    let mut broken = goes_round_the_protocol(file);
+    broken.extend(names_gstreamer(file));
+    broken
+}
+
+#[test]
+fn the_command_knows_the_library_only() {
+    let rule = is_more_than_a_user_of_the_library;
+    check(&rust_files(&["src/command/"]), rule);
+    for bad in [
+        "use gstreamer as gst;",
+        "nix::unistd::getpid()",
+        "use libc;",
+    ] {
+        assert!(!find("src/command/a.rs", bad, rule).is_empty(), "{bad}");
+    }
+    let good = "use gstzerobuffer::inspect; // libc";
+    assert!(find("src/command/a.rs", good, rule).is_empty());
+}
+
 /// The elements, by the names of their folders in src/.
 const ELEMENTS: [&str; 3] = ["zerobuffersink", "zerobuffersrc", "zerobufferfilter"];
 

@@ -32,6 +32,7 @@ pub const MAX_NAME_LEN: usize = 245;
 pub const LOCK_FOLDER: &str = "/tmp/zerobuffer";
 
 const TO_CREATE: &str = "another user has made it: choose another name, or remove it as that user";
+const TO_REMOVE: &str = "remove it as that user";
 const TO_ATTACH: &str = "run both ends as the same user, or let the reader create it with wider \
                          permissions (zerobuffersrc perms=0666)";
 
@@ -280,6 +281,39 @@ fn unlink_all(names: &Names) {
     let _ = ShmFile::unlink(&names.segment);
     let _ = Semaphore::unlink(&names.sem_write);
     let _ = Semaphore::unlink(&names.sem_read);
+}
+
+/// Whether there is something of a reader that died while it made its buffer anew.
+pub fn has_successors(names: &Names) -> bool {
+    let next = names.successors();
+    let paths = [
+        shm::path(&next.segment),
+        sem::path(&next.sem_write),
+        sem::path(&next.sem_read),
+    ];
+    paths.iter().any(|path| fs::symlink_metadata(path).is_ok())
+}
+
+/// Removes all objects of this name if nobody owns them: takes the name as a reader would, and lets
+/// go of it.
+pub fn remove_leftovers(names: &Names) -> Result<()> {
+    let lock = match LockFile::acquire(names.lock.clone(), 0o600) {
+        Ok(lock) => Some(lock),
+        Err(LockError::Held) => return Err(names.taken(reader_pid(names), "")),
+        Err(LockError::Unavailable(_)) => None,
+    };
+    let file = claim(names, lock.as_ref())?;
+    unlink_all(&names.successors());
+    remove(names, &file);
+    // What belongs to another user stays, in a folder like /tmp.
+    for name in [&names.sem_write, &names.sem_read] {
+        let path = sem::path(name);
+        if fs::symlink_metadata(&path).is_ok() {
+            let err = io::ErrorKind::PermissionDenied.into();
+            return Err(names.opening("removing a semaphore", &path, err, TO_REMOVE));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the segment's file, with the reader's lock on it, removing one that nobody owns.

@@ -60,6 +60,7 @@ mod error;
 mod extension;
 #[doc(hidden)]
 pub mod handoff;
+pub mod inspect;
 pub mod layout;
 mod liveness;
 mod reader;

@@ -6,7 +6,9 @@
 
 pub mod area;
 pub mod fault;
+pub mod host;
 pub mod lock;
+pub mod look;
 pub mod opens;
 pub mod process;
 pub mod sem;

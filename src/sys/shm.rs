@@ -161,7 +161,7 @@ impl AsRawFd for ShmFile {
     }
 }
 
-fn byte_lock(byte: i64) -> libc::flock {
+pub(super) fn byte_lock(byte: i64) -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as i16,
         l_whence: libc::SEEK_SET as i16,

@@ -47,6 +47,11 @@ pub const WRITER_LOCK: i64 = 1;
 pub struct Abilities(u64);
 
 impl Abilities {
+    /// As they stand in a hello.
+    pub fn from_bits(bits: u64) -> Self {
+        Abilities(bits)
+    }
+
     /// How it takes short tails.
     pub fn tails(self) -> Tails {
         if self.0 & FOLLOWS_TAILS == 0 {

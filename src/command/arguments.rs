@@ -1,0 +1,76 @@
+//! What can be said on the command line. Help, man page and completions come from here.
+
+use clap::{Args, Parser, Subcommand};
+
+/// Looks at the ZeroBuffers of this machine: rings in shared memory that carry video from one process
+/// to another.
+///
+/// Looking changes nothing: no buffer, and nothing that its two ends could notice.
+#[derive(Parser)]
+#[command(name = "zerobuffer", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    List(List),
+    Inspect(Inspect),
+    Doctor(Doctor),
+    Clean(Clean),
+}
+
+/// All buffers: name, state, stream, size, use, both ends, age
+///
+/// On a terminal it is a table. Otherwise it is one line for each buffer, with tabs between the
+/// columns and a line of their names first; sizes are in bytes, ages in seconds, and "-" is not known.
+///
+/// States: live (both ends are there), waiting (for a first writer), ended (the writer has closed),
+/// writer-dead, reader-dead, closed (left by a reader that closed), unclear (an end is perhaps in
+/// another pid namespace), unfinished (in the making, or left by a reader that died meanwhile), hidden
+/// (another user's, not readable), no-buffer.
+#[derive(Args)]
+pub struct List {
+    /// Print JSON instead: one object for each buffer, in an array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Everything about one buffer, decoded and checked
+#[derive(Args)]
+pub struct Inspect {
+    /// The name of the buffer
+    pub name: String,
+    /// Print JSON instead
+    #[arg(long)]
+    pub json: bool,
+    /// How many of the frames in the ring to show, the newest
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub frames: usize,
+}
+
+/// What would keep two processes from meeting, and what to do about it
+///
+/// Exit status 0: nothing that would; 1: there is a problem; 2: it could not be found out.
+#[derive(Args)]
+pub struct Doctor {
+    /// Also look at the buffer of this name and at both its ends
+    pub name: Option<String>,
+    /// Print JSON instead
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Removes what dead readers have left: segments, semaphores, lock files
+///
+/// Only what is provably nobody's is removed, by the same locks by which a new reader takes a name.
+/// Exit status 0: nothing of that kind is left; 1: something could not be removed.
+#[derive(Args)]
+pub struct Clean {
+    /// Only these buffers, and not all
+    pub names: Vec<String>,
+    /// Only say what would be removed
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}

@@ -1,0 +1,47 @@
+//! `zerobuffer`: what buffers there are on this machine, what is in them, and what is wrong. It needs
+//! no GStreamer. See `docs/command.md`.
+
+mod arguments;
+mod caps;
+mod clean;
+mod doctor;
+mod inspect;
+mod json;
+mod list;
+mod text;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+/// Why a command failed: a text for people.
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        // Whoever read our output has had enough of it.
+        Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("zerobuffer: {}", text::plain(&err.to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(err: &Failure) -> bool {
+    err.downcast_ref::<io::Error>()
+        .is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::List(options) => list::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Clean(options) => clean::run(&options),
+    }
+}
