@@ -16,11 +16,13 @@
 //! process, which tells what GStreamer and waking a thread take by themselves; figures are medians. Only the ratios mean something on
 //! another machine. `memcpy` copies such a frame from one place to eight, as a ring of eight has it.
 //!
-//! Options: `--quick` (1080p, three rounds), `--rounds N`, `--growth` (what does our cost grow
-//! with?), `--once WORK HEIGHT` (one measurement of ours with all its counts; for profiling).
+//! Options: `--quick` (1080p, three rounds), `--rounds N`, `--report FOLDER` (writes the tables and
+//! plots of them there; `docs/numbers` is made like this), `--growth` (what does our cost grow with?),
+//! `--once WORK HEIGHT` (one measurement of ours with all its counts; for profiling).
 
 mod measure;
 mod peer;
+mod report;
 mod source;
 
 use std::env;
@@ -52,9 +54,13 @@ fn main() -> Result {
         ["--receive", pipeline, frames, work] => {
             peer::receive(pipeline, frames.parse()?, work == "every byte")
         }
-        [] => compare(&SIZES, 5),
-        ["--quick"] => compare(&SIZES[1..2], 3),
-        ["--rounds", rounds] => compare(&SIZES, rounds.parse()?),
+        [] => print(&compare(&SIZES, 5)?),
+        ["--quick"] => print(&compare(&SIZES[1..2], 3)?),
+        ["--rounds", rounds] => print(&compare(&SIZES, rounds.parse()?)?),
+        ["--report", folder] => report::write(folder.as_ref(), &compare(&SIZES, 5)?),
+        ["--report", folder, "--rounds", rounds] => {
+            report::write(folder.as_ref(), &compare(&SIZES, rounds.parse()?)?)
+        }
         ["--growth"] => growth(),
         ["--once", work, height] => {
             let height: u64 = height.parse()?;
@@ -62,7 +68,9 @@ fn main() -> Result {
             println!("{:#?}", job.measure()?);
             Ok(())
         }
-        _ => Err("options: --quick, --rounds N, --growth, --once WORK HEIGHT".into()),
+        _ => Err(
+            "options: --quick, [--report FOLDER] --rounds N, --growth, --once WORK HEIGHT".into(),
+        ),
     }
 }
 
@@ -88,7 +96,7 @@ struct Job {
 }
 
 /// What it came to, a frame: times in µs, memory in KiB in all.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(dead_code, reason = "faults and sleeps are for --once")]
 struct Figures {
     rate: f64,
@@ -99,6 +107,8 @@ struct Figures {
     sender_cpu: f64,
     faults: f64,
     sleeps: f64,
+    /// The latencies that 0 to 100 % of the frames have at most.
+    spread: Vec<f64>,
 }
 
 impl Job {
@@ -187,6 +197,9 @@ impl Job {
             sender_cpu: number(sent, "cpu") / counted / 1000.0,
             faults: both("faults"),
             sleeps: both("sleeps"),
+            spread: (received["spread"].as_array().into_iter().flatten())
+                .map(|nanos| nanos.as_f64().unwrap_or(f64::NAN) / 1000.0)
+                .collect(),
         })
     }
 }
@@ -271,15 +284,32 @@ const COLUMNS: [Column; 6] = [
     ("CPU, 60/s", |figures| figures.cpu, true),
 ];
 
-fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result {
+/// What was measured of one size and work.
+struct Row {
+    size: (u64, u64),
+    work: &'static str,
+    /// By column: the medians of ours, shm and the queue.
+    medians: [[f64; KINDS.len()]; COLUMNS.len()],
+    /// The medians of the [`Figures::spread`]s at 60 frames/s.
+    spreads: [Vec<f64>; KINDS.len()],
+    /// Processor time of a memcpy, in µs.
+    copy: f64,
+}
+
+/// All that was measured.
+struct Comparison {
+    rounds: usize,
+    rows: Vec<Row>,
+}
+
+fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result<Comparison> {
     peer::init()?;
-    let mut ratios = String::new();
-    let mut absolute = String::new();
+    let mut rows = Vec::new();
     for size in sizes {
         let mut copies = Vec::new();
         for work in WORK {
-            // By column: the values of all rounds of ours, shm and the queue.
             let mut values = [const { [const { Vec::new() }; KINDS.len()] }; COLUMNS.len()];
+            let mut spreads = [const { Vec::new() }; KINDS.len()];
             for _ in 0..rounds {
                 copies.push(memcpy(*size)?);
                 for paced in [false, true] {
@@ -290,33 +320,65 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result {
                                 values[who].push(get(&figures));
                             }
                         }
+                        if paced {
+                            spreads[who].push(figures.spread);
+                        }
                     }
                 }
                 eprint!(".");
             }
-            let medians = values.map(|kinds| kinds.map(|mut values| quantile(&mut values, 0.5)));
-            let copy = quantile(&mut copies.clone(), 0.5);
-            let row = format!("| {}×{} | {work} |", size.0, size.1);
-            ratios += &row;
-            absolute += &row;
-            for [ours, shm, queue] in medians {
-                ratios += &format!(" {:.2} |", ours / shm);
-                absolute += &format!(" {ours:.0} : {shm:.0} : {queue:.0} |");
-            }
-            ratios += &format!(" {:.2} |\n", medians[1][0] / copy);
-            absolute += &format!(" {copy:.0} |\n");
+            rows.push(Row {
+                size: *size,
+                work,
+                medians: values.map(|kinds| kinds.map(|mut values| quantile(&mut values, 0.5))),
+                spreads: spreads.map(|rounds| medians(&rounds)),
+                copy: quantile(&mut copies.clone(), 0.5),
+            });
         }
     }
     eprintln!();
+    Ok(Comparison { rounds, rows })
+}
+
+/// The median of the first values of all rounds, of the second ones, and so on.
+fn medians(rounds: &[Vec<f64>]) -> Vec<f64> {
+    let len = rounds.iter().map(Vec::len).min().unwrap_or(0);
+    (0..len)
+        .map(|i| {
+            let mut values: Vec<f64> = rounds.iter().map(|round| round[i]).collect();
+            quantile(&mut values, 0.5)
+        })
+        .collect()
+}
+
+fn print(comparison: &Comparison) -> Result {
+    println!("{}", tables(comparison));
+    Ok(())
+}
+
+/// The tables of ratios and of what they are ratios of.
+fn tables(Comparison { rounds, rows }: &Comparison) -> String {
+    let mut ratios = String::new();
+    let mut absolute = String::new();
+    for row in rows {
+        let start = format!("| {}×{} | {} |", row.size.0, row.size.1, row.work);
+        ratios += &start;
+        absolute += &start;
+        for [ours, shm, queue] in row.medians {
+            ratios += &format!(" {:.2} |", ours / shm);
+            absolute += &format!(" {ours:.0} : {shm:.0} : {queue:.0} |");
+        }
+        ratios += &format!(" {:.2} |\n", row.medians[1][0] / row.copy);
+        absolute += &format!(" {:.0} |\n", row.copy);
+    }
     let names: String = COLUMNS.map(|(name, ..)| format!(" {name} |")).concat();
     let line = "|---".repeat(COLUMNS.len() + 3);
-    println!(
+    format!(
         "zerobuffer / shm (median of {rounds} rounds; frames/s: more is better, all others: less)\n\n\
          | frame | work |{names} CPU / memcpy |\n{line}|\n{ratios}\n\
          zerobuffer : shm : a queue in one process, here (times in µs, CPU a frame; memory in KiB)\n\n\
          | frame | work |{names} memcpy |\n{line}|\n{absolute}"
-    );
-    Ok(())
+    )
 }
 
 /// Processor time a frame of ours in place, when one thing grows and all else stays.

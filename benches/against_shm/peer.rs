@@ -146,6 +146,8 @@ pub fn receive(pipeline: &str, frames: u64, every_byte: bool) -> Result {
     for (name, part) in [("p50", 0.5), ("p99", 0.99)] {
         figures[name] = quantile(&mut received.latencies, part).into();
     }
+    let spread = (0..=100).map(|part| quantile(&mut received.latencies, f64::from(part) / 100.0));
+    figures["spread"] = spread.collect::<Vec<_>>().into();
     println!("{figures}");
     Ok(())
 }
