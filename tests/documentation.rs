@@ -284,6 +284,12 @@ fn groups(document: &Document) -> Result<Vec<Group>, String> {
             if !command.contains(GST_LAUNCH) && !command.contains(GST_PLAY) {
                 continue;
             }
+            // What a command prints may name the program of a process.
+            let starts =
+                [GST_LAUNCH, GST_PLAY].map(|program| command.trim_start().starts_with(program));
+            if block.language == "text" && !starts.contains(&true) {
+                continue;
+            }
             let place = format!("{}:{number}", document.path.display());
             if !["sh", "bash"].contains(&block.language.as_str()) {
                 return Err(format!("{place}: in a fence that is not sh or bash"));
@@ -622,6 +628,7 @@ fn a_command_without_a_partner_is_found() {
     }
     assert!(find(&format!("Type `{source}`.")).contains("outside of a fence"));
     assert!(find(&format!("```\n{source}\n```")).contains("not sh or bash"));
+    assert!(find(&format!("```text\n{source}\n```")).contains("not sh or bash"));
     assert!(find("```sh\ngst-launch-1.0 fakesrc\n```").contains("no zerobuffer element"));
 }
 
