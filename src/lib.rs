@@ -24,6 +24,8 @@ mod metas;
 mod peer_text;
 pub mod protocol;
 #[cfg(feature = "plugin")]
+mod qos;
+#[cfg(feature = "plugin")]
 mod segments;
 #[cfg(feature = "plugin")]
 mod sending;

@@ -80,6 +80,8 @@ pub struct State {
     pub told: Option<gst::Caps>,
     /// The segment that it knows; the one of its own until another is told.
     told_segment: segments::Value,
+    /// How the reader went that there was, while there is no other.
+    pub gone: Option<String>,
     /// The size of the ring that the reader was last asked for.
     asked: u64,
     /// It had the time to make it, and has not.
@@ -381,6 +383,7 @@ pub trait Sends: ElementImpl {
             writer.payload_size(),
             writer.reader_pid()
         );
+        self.state().gone = None;
         self.sending().link.replace(Some(writer.clone()));
         writer
     }
@@ -487,13 +490,7 @@ pub trait Sends: ElementImpl {
                             self.attached(writer);
                         }
                         // It is gone with its new ring: as if there had been none yet.
-                        Err(err) if is_missing(&err) => {
-                            gst::info!(
-                                Self::category(),
-                                imp = self,
-                                "No new ring after all: {err}"
-                            );
-                        }
+                        Err(err) if is_missing(&err) => self.lose_reader(&err),
                         Err(err) => return Err(err),
                     }
                     return Ok(true);
@@ -606,6 +603,16 @@ pub trait Sends: ElementImpl {
         }
     }
 
+    /// The reader has gone by itself; or it has only made the ring anew.
+    fn lose_reader(&self, why: &Error) {
+        if let Error::ReaderReplaced { .. } = why {
+            return self.move_on();
+        }
+        gst::info!(Self::category(), imp = self, "{why}");
+        self.disconnect("the reader has gone");
+        self.state().gone = Some(why.to_string());
+    }
+
     /// The reader has made the ring anew: the stream goes on there.
     fn move_on(&self) {
         let (asked, announced) = {
@@ -650,7 +657,10 @@ pub trait Sends: ElementImpl {
             let link = &self.sending().link;
             // If the reader is there, upstream renders its first frame into the ring already. The
             // caps are told with that frame; until then they may change.
+            // One that has gone is missed by the next frame first.
+            let gone = self.state().gone.is_some();
             if link.get().is_none()
+                && !gone
                 && let Ok(writer) = Writer::attach(&self.buffer_name())
             {
                 self.attached(writer);

@@ -394,6 +394,14 @@ impl Writer {
         }
         state.looked = Instant::now();
         drop(state);
+        self.check_reader()
+    }
+
+    /// As [`Writer::look_at_reader`], but looks now.
+    ///
+    /// # Errors
+    /// [`Error::ReaderClosed`], [`Error::ReaderDead`], [`Error::ReaderReplaced`].
+    pub fn check_reader(&self) -> Result<()> {
         self.shared.confirm_closed()?;
         self.shared.check_reader()
     }

@@ -9,7 +9,8 @@
 //!
 //! While there is no reader it holds the stream, or drops (`wait-for-connection=false`); while the
 //! ring is full it holds the stream, or drops (`on-full=drop`). A reader that goes away is as if
-//! there had been none yet.
+//! there had been none yet, unless `on-reader-gone` says otherwise. What is dropped is counted in
+//! `stats`, and told by QoS messages.
 //!
 //! ## Example launch line
 //!
@@ -36,9 +37,10 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 
 use super::pausing::Pausing;
-use super::{OnCapsChange, OnFull};
+use super::{OnCapsChange, OnFull, OnReaderGone};
 use crate::element::{self, Connection, Counters};
 use crate::protocol::Error;
+use crate::qos::{LeftOut, Qos};
 use crate::sending::{Policy, Sending, Sends, State, Stop, connection};
 use crate::stream_info;
 use crate::timing::Timeline;
@@ -59,6 +61,7 @@ const DEFAULT_FRAMES: u32 = 3;
 struct Settings {
     buffer_name: Option<String>,
     wait_for_connection: bool,
+    on_reader_gone: OnReaderGone,
     on_full: OnFull,
     on_caps_change: OnCapsChange,
     timeout: gst::ClockTime,
@@ -71,6 +74,7 @@ impl Default for Settings {
         Settings {
             buffer_name: None,
             wait_for_connection: true,
+            on_reader_gone: OnReaderGone::default(),
             on_full: OnFull::default(),
             on_caps_change: OnCapsChange::default(),
             timeout: gst::ClockTime::ZERO,
@@ -84,6 +88,7 @@ pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     sending: Sending,
     pausing: Pausing,
+    qos: Qos,
 }
 
 impl Default for ZeroBufferSink {
@@ -93,6 +98,7 @@ impl Default for ZeroBufferSink {
             settings: Mutex::default(),
             sending: Sending::new(pausing.interrupt.clone()),
             pausing,
+            qos: Qos::default(),
         }
     }
 }
@@ -132,6 +138,14 @@ impl ObjectImpl for ZeroBufferSink {
                     .default_value(true)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default(
+                    "on-reader-gone",
+                    OnReaderGone::default(),
+                )
+                .nick("On reader gone")
+                .blurb("What happens to the stream when its reader has closed or died")
+                .mutable_playing()
+                .build(),
                 glib::ParamSpecEnum::builder_with_default("on-full", OnFull::default())
                     .nick("On full")
                     .blurb("What happens to a frame for which the ring has no room")
@@ -185,6 +199,7 @@ impl ObjectImpl for ZeroBufferSink {
             "wait-for-connection" => {
                 settings.wait_for_connection = value.get().unwrap_or_default();
             }
+            "on-reader-gone" => settings.on_reader_gone = value.get().unwrap_or_default(),
             "on-full" => settings.on_full = value.get().unwrap_or_default(),
             "on-caps-change" => settings.on_caps_change = value.get().unwrap_or_default(),
             "frames" => settings.frames = value.get().unwrap_or(DEFAULT_FRAMES),
@@ -200,6 +215,7 @@ impl ObjectImpl for ZeroBufferSink {
         match pspec.name() {
             "buffer-name" => settings.buffer_name.to_value(),
             "wait-for-connection" => settings.wait_for_connection.to_value(),
+            "on-reader-gone" => settings.on_reader_gone.to_value(),
             "on-full" => settings.on_full.to_value(),
             "on-caps-change" => settings.on_caps_change.to_value(),
             "frames" => settings.frames.to_value(),
@@ -279,6 +295,7 @@ impl BaseSinkImpl for ZeroBufferSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         element::checked_name(self.settings().buffer_name.as_deref())?;
         self.sending.counters.reset();
+        self.qos.reset();
         Ok(())
     }
 
@@ -327,8 +344,8 @@ impl BaseSinkImpl for ZeroBufferSink {
                 let state = self.state();
                 state.announced && state.told.as_ref().is_some_and(|told| told != caps)
             };
-            if !writer.is_reader_connected() {
-                self.disconnect("the reader went away");
+            if let Err(err) = writer.check_reader() {
+                self.lose_reader(&err);
             } else if changed && !writer.carries_records() {
                 if on_caps_change == OnCapsChange::Error {
                     return Err(self.caps_changed(caps));
@@ -353,6 +370,9 @@ impl BaseSinkImpl for ZeroBufferSink {
     fn event(&self, event: gst::Event) -> bool {
         let eos = event.type_() == gst::EventType::Eos;
         let copy = event.clone();
+        if eos {
+            self.qos.settle(&*self.obj(), &self.sending.counters);
+        }
         // Waits until the last frame's time is over; false if a flush came before that.
         let handled = self.parent_event(event);
         if handled {
@@ -382,14 +402,18 @@ impl BaseSinkImpl for ZeroBufferSink {
         }
         loop {
             let seen = self.pausing.seen();
+            self.end_without_reader()?;
             match self.send(buffer) {
                 Ok(true) => {
+                    self.qos.settle(&*self.obj(), &self.sending.counters);
                     Counters::add(&self.sending.counters.frames, 1);
                     return Ok(gst::FlowSuccess::Ok);
                 }
                 Ok(false) => {
                     Counters::add(&self.sending.counters.dropped, 1);
                     gst::log!(CAT, imp = self, "Dropped {buffer:?}");
+                    let frame = self.left_out(buffer);
+                    (self.qos).left_out(&*self.obj(), &self.sending.counters, frame);
                     return Ok(gst::FlowSuccess::Ok);
                 }
                 // Pausing calls unlock() and is no flush: the frame goes on when we play again.
@@ -399,13 +423,11 @@ impl BaseSinkImpl for ZeroBufferSink {
                         self.obj().wait_preroll()?;
                     }
                 }
-                Err(Stop::Protocol(Error::ReaderReplaced { .. })) => self.move_on(),
                 Err(Stop::Protocol(
-                    err @ (Error::ReaderClosed { .. } | Error::ReaderDead { .. }),
-                )) => {
-                    gst::info!(CAT, imp = self, "{err}");
-                    self.disconnect("the reader went away");
-                }
+                    err @ (Error::ReaderClosed { .. }
+                    | Error::ReaderDead { .. }
+                    | Error::ReaderReplaced { .. }),
+                )) => self.lose_reader(&err),
                 Err(stop) => {
                     self.post_error_message(stop.message());
                     return Err(gst::FlowError::Error);
@@ -429,9 +451,14 @@ impl Sends for ZeroBufferSink {
     }
 
     fn policy(&self) -> Policy {
+        let gone = self.state().gone.is_some();
         let settings = self.settings();
         Policy {
-            wait_for_connection: settings.wait_for_connection,
+            wait_for_connection: match settings.on_reader_gone {
+                OnReaderGone::Wait if gone => true,
+                OnReaderGone::Drop if gone => false,
+                _ => settings.wait_for_connection,
+            },
             wait_for_room: settings.on_full == OnFull::Block,
             timeout: settings.timeout,
             frames: settings.frames,
@@ -469,6 +496,40 @@ impl ZeroBufferSink {
             ["from {told:?} to {caps}"]
         );
         gst::loggable_error!(CAT, "caps changed to {caps}")
+    }
+
+    /// If the reader has gone and the stream is to end with that.
+    fn end_without_reader(&self) -> Result<(), gst::FlowError> {
+        let Some(gone) = self.state().gone.clone() else {
+            return Ok(());
+        };
+        let then = self.settings().on_reader_gone;
+        match then {
+            OnReaderGone::Auto | OnReaderGone::Wait | OnReaderGone::Drop => Ok(()),
+            OnReaderGone::Eos => Err(gst::FlowError::Eos),
+            OnReaderGone::Error => {
+                self.post_error_message(gst::error_msg!(
+                    gst::ResourceError::Write,
+                    ("The reader has gone, and on-reader-gone=error: {gone}; with wait or drop \
+                         the stream goes on when there is a new one")
+                ));
+                Err(gst::FlowError::Error)
+            }
+        }
+    }
+
+    /// When a frame was due that the reader does not get.
+    fn left_out(&self, buffer: &gst::BufferRef) -> LeftOut {
+        let sink = self.obj();
+        let (segment, timestamp) = (sink.segment(), buffer.pts().or(buffer.dts()));
+        let segment = segment.downcast_ref::<gst::ClockTime>();
+        LeftOut {
+            live: sink.is_sync(),
+            running_time: segment.and_then(|segment| segment.to_running_time(timestamp)),
+            stream_time: segment.and_then(|segment| segment.to_stream_time(timestamp)),
+            timestamp,
+            duration: buffer.duration(),
+        }
     }
 
     fn stats(&self) -> gst::Structure {

@@ -8,6 +8,26 @@ use gstreamer_base as gst_base;
 mod imp;
 mod pausing;
 
+/// What happens to the stream when its reader has closed or died.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSinkOnReaderGone")]
+pub(crate) enum OnReaderGone {
+    #[default]
+    #[enum_value(
+        name = "As if there had been none yet: wait-for-connection says",
+        nick = "auto"
+    )]
+    Auto,
+    #[enum_value(name = "Hold the stream until there is another reader", nick = "wait")]
+    Wait,
+    #[enum_value(name = "Drop its frames until there is another reader", nick = "drop")]
+    Drop,
+    #[enum_value(name = "End with an error", nick = "error")]
+    Error,
+    #[enum_value(name = "End the stream (EOS)", nick = "eos")]
+    Eos,
+}
+
 /// What happens to a frame for which the ring has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstZeroBufferSinkOnFull")]

@@ -5,7 +5,8 @@
 //! itself. Downstream may hold frames as long as it likes: when the writer needs their room, they
 //! are copied out of the ring and keep their address. Its caps are those that the writer's metadata
 //! tells, or the property `caps` if it tells none. When the writer has gone and all its frames are
-//! out, the stream ends, or the next writer is waited for (`on-writer-exit=wait`).
+//! out, the stream ends, or the next writer is waited for (`on-writer-exit=wait`; of one that died
+//! `on-writer-death` may say something else).
 //!
 //! ## Example launch line
 //!
@@ -34,7 +35,7 @@ use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
 use super::unsent::Unsent;
-use super::{OnWriterExit, Timestamps};
+use super::{OnWriterDeath, OnWriterExit, Timestamps};
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info::{self, Times};
@@ -77,6 +78,7 @@ struct Settings {
     perms: u32,
     caps: Option<gst::Caps>,
     on_writer_exit: OnWriterExit,
+    on_writer_death: OnWriterDeath,
     timestamps: Timestamps,
     latency: gst::ClockTime,
 }
@@ -91,8 +93,20 @@ impl Default for Settings {
             perms: DEFAULT_PERMS,
             caps: None,
             on_writer_exit: OnWriterExit::default(),
+            on_writer_death: OnWriterDeath::default(),
             timestamps: Timestamps::default(),
             latency: DEFAULT_LATENCY,
+        }
+    }
+}
+
+impl Settings {
+    /// What comes after a writer that closed, or died.
+    fn after(&self, died: bool) -> OnWriterDeath {
+        match (self.on_writer_death, self.on_writer_exit) {
+            (other, _) if died && other != OnWriterDeath::Auto => other,
+            (_, OnWriterExit::Eos) => OnWriterDeath::Eos,
+            (_, OnWriterExit::Wait) => OnWriterDeath::Wait,
         }
     }
 }
@@ -198,6 +212,17 @@ impl ObjectImpl for ZeroBufferSrc {
                 .blurb("What happens when the writer has gone and all its frames are out")
                 .mutable_playing()
                 .build(),
+                glib::ParamSpecEnum::builder_with_default(
+                    "on-writer-death",
+                    OnWriterDeath::default(),
+                )
+                .nick("On writer death")
+                .blurb(
+                    "What happens when the writer has gone without closing (killed, crashed) and \
+                     all its frames are out",
+                )
+                .mutable_playing()
+                .build(),
                 glib::ParamSpecEnum::builder_with_default("timestamps", Timestamps::default())
                     .nick("Timestamps")
                     .blurb(
@@ -253,6 +278,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "perms" => settings.perms = value.get().unwrap_or(DEFAULT_PERMS),
             "caps" => settings.caps = value.get().unwrap_or_default(),
             "on-writer-exit" => settings.on_writer_exit = value.get().unwrap_or_default(),
+            "on-writer-death" => settings.on_writer_death = value.get().unwrap_or_default(),
             _ => {}
         }
     }
@@ -269,6 +295,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "perms" => settings.perms.to_value(),
             "caps" => settings.caps.to_value(),
             "on-writer-exit" => settings.on_writer_exit.to_value(),
+            "on-writer-death" => settings.on_writer_death.to_value(),
             "is-live" => self.obj().is_live().to_value(),
             _ => self.stats().to_value(),
         }
@@ -529,7 +556,9 @@ impl ZeroBufferSrc {
     /// The stream of this writer is over: EOS, or a new buffer for the next one. New, since a
     /// buffer takes metadata only once, and a writer that died may have left anything in the ring.
     fn writer_gone(&self, reader: &Reader, why: &Error) -> Result<(), gst::FlowError> {
-        if let Error::WriterDead { .. } = why {
+        let died = matches!(why, Error::WriterDead { .. });
+        let then = self.settings().after(died);
+        if died && then != OnWriterDeath::Error {
             gst::element_imp_warning!(
                 self,
                 gst::ResourceError::Read,
@@ -538,15 +567,22 @@ impl ZeroBufferSrc {
             );
         }
         self.state().segment = Segment::new();
-        let on_writer_exit = self.settings().on_writer_exit;
-        match on_writer_exit {
-            OnWriterExit::Eos => {
+        match then {
+            OnWriterDeath::Error => {
+                self.close("the writer died");
+                Err(self.fail(gst::error_msg!(
+                    gst::ResourceError::Read,
+                    ("The writer ended without closing the stream, and on-writer-death=error: \
+                         {why}")
+                )))
+            }
+            OnWriterDeath::Eos | OnWriterDeath::Auto => {
                 self.close("the writer has gone");
                 Err(gst::FlowError::Eos)
             }
             // The next writer is here already, with metadata that suits it.
-            OnWriterExit::Wait if !reader.close_if_unused() => Ok(()),
-            OnWriterExit::Wait => {
+            OnWriterDeath::Wait if !reader.close_if_unused() => Ok(()),
+            OnWriterDeath::Wait => {
                 self.close("the writer has gone");
                 let mut state = self.state();
                 state.current = false;
@@ -603,7 +639,7 @@ impl ZeroBufferSrc {
     /// The writer is done with this ring: reads the one that was made in its place, if there is one
     /// and somebody will come there.
     fn read_next(&self, reader: &Reader, died: bool) -> bool {
-        let waits = self.settings().on_writer_exit == OnWriterExit::Wait;
+        let waits = self.settings().after(died) == OnWriterDeath::Wait;
         let mut state = self.state();
         let Some(next) = state.next.take() else {
             return false;

@@ -19,6 +19,21 @@ pub(crate) enum OnWriterExit {
     Wait,
 }
 
+/// What happens when the writer has gone without closing, and all its frames are out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSrcOnWriterDeath")]
+pub(crate) enum OnWriterDeath {
+    #[default]
+    #[enum_value(name = "As if it had closed: on-writer-exit says", nick = "auto")]
+    Auto,
+    #[enum_value(name = "Send EOS", nick = "eos")]
+    Eos,
+    #[enum_value(name = "Wait for the next writer", nick = "wait")]
+    Wait,
+    #[enum_value(name = "End with an error", nick = "error")]
+    Error,
+}
+
 /// What the timestamps of outgoing buffers are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstZeroBufferSrcTimestamps")]
