@@ -2,7 +2,7 @@
 
 # What the plugin, its demo and its tests need from Debian 12 or newer.
 packages=(
-    gcc pkg-config util-linux python3 python3-venv
+    gcc g++ pkg-config util-linux python3 python3-venv
     libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools
     gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps
     gstreamer1.0-plugins-good gstreamer1.0-plugins-bad

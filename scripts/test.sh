@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets the machine up and runs every check there is: format, lints, dependencies, installation,
-# documentation, tests. It installs cargo-deny and cargo-c where they are missing; the tests make a
+# documentation, tests. It installs cargo-deny, cargo-c and cargo-fuzz where they are missing; the tests make a
 # Python environment of their own with zerobuffer-ipc from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +20,7 @@ cargo_command() {
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 cargo_command cargo-deny cargo-deny
 cargo_command cargo-cinstall cargo-c
+cargo_command cargo-fuzz cargo-fuzz
 
 cargo fmt --check
 cargo clippy --all-targets --features cli -- -D warnings
@@ -38,6 +39,14 @@ GST_REGISTRY="$installed/registry.bin" GST_PLUGIN_PATH="$installed/lib/gstreamer
 # Short runs of the benchmarks, that they stay alive; nothing is timed.
 cargo bench --bench transport -- --quick
 cargo bench --bench duplex -- --quick
+
+# What a peer may write, at random for a while (fuzz/README.md). Without a sanitizer the compiler need
+# not be a nightly one.
+for target in metadata records reader writer; do
+    mkdir -p "target/fuzz/$target"
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" "target/fuzz/$target" \
+        "fuzz/corpus/$target" -- -max_total_time=20 -timeout=10 -rss_limit_mb=2048 -verbosity=0
+done
 
 # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
 cargo build --features cli

@@ -16,6 +16,9 @@ mod events;
 #[cfg(feature = "plugin")]
 mod frame_info;
 #[cfg(feature = "plugin")]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(feature = "plugin")]
 mod memory;
 #[cfg(feature = "plugin")]
 #[allow(dead_code)] // Until the elements send metas.

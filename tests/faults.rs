@@ -470,7 +470,20 @@ fn fault_09_a_semaphore_at_its_maximum_stops_nobody() {
     writer.write_frame(&pattern(300, 1)).unwrap();
     assert_eq!(sem_write.count(), SEM_VALUE_MAX);
     assert_eq!(*reader.read_frame(LONG).unwrap(), pattern(300, 1));
-    sem_write.set(0);
+    // Nor do they keep the reader from the end of its time, from a frame, or from the writer's end:
+    // one by one they would for minutes.
+    for i in 2..5 {
+        sem_write.set(SEM_VALUE_MAX);
+        let none = reader.read_frame(Duration::from_millis(1));
+        assert!(matches!(none, Err(Error::Timeout { .. })), "{none:?}");
+        sem_write.set(SEM_VALUE_MAX);
+        writer.write_frame(&pattern(300, i)).unwrap();
+        assert_eq!(*reader.read_frame(LONG).unwrap(), pattern(300, i));
+    }
+    sem_write.set(SEM_VALUE_MAX);
+    drop(writer);
+    let end = reader.read_frame(LONG);
+    assert!(matches!(end, Err(Error::WriterClosed { .. })), "{end:?}");
 }
 
 #[test]

@@ -322,11 +322,10 @@ impl Reader {
                 return Err(Error::Interrupted);
             }
             shared.usable()?;
-            if shared.has_post()? {
-                if let Some(item) = self.take(true)? {
-                    return Ok(item);
-                }
-                continue;
+            if shared.has_post()?
+                && let Some(item) = self.take_announced()?
+            {
+                return Ok(item);
             }
             let slice = waiting.slice();
             // Acquire in both: if the writer is gone, all its posts have been made, so a semaphore
@@ -347,10 +346,12 @@ impl Reader {
                 slices += 1;
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
-                if let Some(item) = self.take(true)? {
+                if let Some(item) = self.take_announced()? {
                     return Ok(item);
                 }
-                continue;
+                if sleep.is_some() {
+                    continue;
+                }
             }
             if let WriterState::Dead { pid } = state {
                 shared.mend(pid);
@@ -385,6 +386,29 @@ impl Reader {
             Err(Error::WriterClosed { .. }) => None,
             other => Some(other),
         })
+    }
+
+    /// With a post that was taken: the next frame or message, if there is one. If not, all posts that
+    /// there are announce nothing. There may be thousands of millions, which would take minutes one
+    /// by one.
+    fn take_announced(&self) -> Result<Option<Item>> {
+        let item = self.take(true)?;
+        if item.is_some() {
+            return Ok(item);
+        }
+        let sem = &self.shared.sem_write;
+        let sem_error = |err| {
+            self.shared
+                .names
+                .os("looking at the writer's semaphore", err)
+        };
+        // Before the second look: what these announce is there then, since it was before they were.
+        let posts = sem.value().map_err(sem_error)?;
+        let item = self.take(true)?;
+        if item.is_none() && posts > 0 {
+            sem.forget(posts).map_err(sem_error)?;
+        }
+        Ok(item)
     }
 
     /// Takes the next frame or message; `None` if there is none after all.

@@ -148,6 +148,11 @@ impl Semaphore {
         }
     }
 
+    /// Takes as many as were just counted ([`Semaphore::value`]), unless there are more or fewer now.
+    pub fn forget(&self, count: u32) -> io::Result<()> {
+        self.count.forget(count)
+    }
+
     /// The count at this moment.
     pub fn value(&self) -> io::Result<u32> {
         self.count.value()
@@ -221,6 +226,22 @@ mod tests {
             assert_eq!(sem.value().unwrap(), i32::MAX as u32);
             assert!(sem.try_wait().unwrap());
         }
+    }
+
+    #[test]
+    fn what_was_counted_can_be_taken_at_once() {
+        let (sem, file) = open_to_others("forget");
+        for _ in 0..5 {
+            sem.post().unwrap();
+        }
+        sem.forget(4).unwrap();
+        sem.forget(6).unwrap();
+        assert_eq!(sem.value().unwrap(), 5);
+        sem.forget(5).unwrap();
+        assert_eq!(sem.value().unwrap(), 0);
+        file.write_all_at(&[0xff; 4], 0).unwrap();
+        sem.forget(sem.value().unwrap()).unwrap();
+        assert_eq!(sem.value().unwrap(), 0);
     }
 
     #[test]

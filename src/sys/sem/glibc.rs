@@ -147,7 +147,19 @@ impl Count {
     }
 
     pub fn value(&self) -> io::Result<u32> {
-        self.there(count(self.word().load(Ordering::Relaxed)).min(MOST))
+        // Acquire, with the Release in `post`: what they were posted for is seen after this.
+        self.there(count(self.word().load(Ordering::Acquire)).min(MOST))
+    }
+
+    /// Takes so many, if there are just so many.
+    pub fn forget(&self, posts: u32) -> io::Result<()> {
+        let none = |word: u64| {
+            let same = count(word).min(MOST) == posts;
+            same.then(|| word - u64::from(count(word)))
+        };
+        // Relaxed: nobody looks at what they were posted for.
+        let _ = (self.word()).fetch_update(Ordering::Relaxed, Ordering::Relaxed, none);
+        self.there(())
     }
 
     /// Of the count, the half word at the beginning, as other processes know it, too.

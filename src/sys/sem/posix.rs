@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+/// How many are forgotten at a time: each is a call.
+const MOST_AT_ONCE: u32 = 1024;
+
 /// An open semaphore.
 #[derive(Debug)]
 pub struct Count(NonNull<libc::sem_t>);
@@ -94,6 +97,14 @@ impl Count {
         // SAFETY: the semaphore is open and `value` an int to write to.
         Errno::result(unsafe { libc::sem_getvalue(self.0.as_ptr(), &mut value) })?;
         Ok(u32::try_from(value).unwrap_or(0))
+    }
+
+    /// Takes so many, or the first of them.
+    pub fn forget(&self, posts: u32) -> io::Result<()> {
+        for _ in 0..posts.min(MOST_AT_ONCE) {
+            self.try_wait()?;
+        }
+        Ok(())
     }
 }
 
