@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the machine up and runs every check there is: format, lints, dependencies, installation,
-# documentation, tests. It installs cargo-deny, cargo-c and cargo-fuzz where they are missing; the tests make a
-# Python environment of their own with zerobuffer-ipc from PyPI.
+# documentation, tests. It installs cargo-deny, cargo-c and cargo-fuzz where they are missing; the
+# tests make a Python environment of their own with zerobuffer-ipc and rocket-welder-sdk from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh

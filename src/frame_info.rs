@@ -100,17 +100,43 @@ pub fn other_layout(buffer: &gst::BufferRef, video: &gst_video::VideoInfo) -> Op
     if strides == &video.stride()[..planes] && offsets == &video.offset()[..planes] {
         return None;
     }
+    let size = (meta.width(), meta.height());
+    Some(layout_from(size, offsets, strides))
+}
+
+/// Where the planes are by `video`.
+pub fn layout(video: &gst_video::VideoInfo) -> FrameLayout {
+    let planes = video.n_planes() as usize;
+    let (offsets, strides) = (&video.offset()[..planes], &video.stride()[..planes]);
+    layout_from((video.width(), video.height()), offsets, strides)
+}
+
+fn layout_from((width, height): (u32, u32), offsets: &[usize], strides: &[i32]) -> FrameLayout {
     let mut layout = FrameLayout {
-        width: meta.width(),
-        height: meta.height(),
-        planes: meta.n_planes(),
+        width,
+        height,
+        planes: offsets.len() as u32,
         ..FrameLayout::default()
     };
-    for plane in 0..offsets.len().min(strides.len()).min(MAX_PLANES) {
-        layout.offsets[plane] = offsets[plane] as u64;
-        layout.strides[plane] = strides[plane];
+    for (plane, (offset, stride)) in offsets.iter().zip(strides).take(MAX_PLANES).enumerate() {
+        layout.offsets[plane] = *offset as u64;
+        layout.strides[plane] = *stride;
     }
-    Some(layout)
+    layout
+}
+
+/// Whether the one plane of a buffer is as `layout` has it. `video` is the default of its caps.
+pub fn has_layout(
+    buffer: &gst::BufferRef,
+    video: &gst_video::VideoInfo,
+    layout: &gst_video::VideoInfo,
+) -> bool {
+    let Some(meta) = buffer.meta::<gst_video::VideoMeta>() else {
+        return video.stride() == layout.stride() && buffer.size() >= layout.size();
+    };
+    meta.stride().first() == layout.stride().first()
+        && meta.offset() == [0]
+        && buffer.size() >= layout.size()
 }
 
 /// Puts a GstVideoMeta with this layout on a buffer of `len` bytes, if all of it is inside.

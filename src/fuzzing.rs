@@ -53,10 +53,12 @@ fn judge(domain: Option<&str>, level: glib::LogLevel, message: &str) {
 /// Metadata, as the source takes it for caps.
 pub fn metadata(bytes: &[u8]) {
     caps();
+    let prefix = stream_info::to_prefix(bytes);
     if let Ok(caps) = stream_info::to_caps(bytes) {
         stream_info::raw_video(&caps);
         // And it comes out as what can be taken again.
-        let again = stream_info::to_metadata(&caps, "fuzz");
+        let again = stream_info::to_metadata(&caps, "fuzz", prefix);
+        assert_eq!(stream_info::to_prefix(&again), prefix);
         let _ = stream_info::to_caps(&again);
     }
 }

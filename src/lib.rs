@@ -16,6 +16,8 @@ mod events;
 #[cfg(feature = "plugin")]
 mod frame_info;
 #[cfg(feature = "plugin")]
+mod frame_prefix;
+#[cfg(feature = "plugin")]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "plugin")]
@@ -57,6 +59,7 @@ mod plugin {
     use gstreamer as gst;
 
     fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
+        crate::frame_prefix::register();
         crate::zerobuffersink::register(plugin)?;
         crate::zerobuffersrc::register(plugin)
     }

@@ -13,6 +13,7 @@ use gstreamer_video as gst_video;
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info;
+use crate::frame_prefix::{Behind, FramePrefix};
 use crate::memory::{self, Link, RingPool};
 use crate::metas;
 use crate::protocol::{Error, Interrupt, Records, Reservation, Wait, Writer, ring_size};
@@ -59,6 +60,7 @@ pub struct Policy {
     pub timeout: gst::ClockTime,
     /// Frames that the ring should have room for.
     pub frames: u32,
+    pub frame_prefix: FramePrefix,
 }
 
 impl Policy {
@@ -74,6 +76,8 @@ pub struct State {
     pub caps: Option<gst::Caps>,
     /// How raw video of these caps lies in memory by default.
     pub video: Option<Arc<gst_video::VideoInfo>>,
+    /// The number of the next frame, from 0, also of those that are dropped.
+    number: u64,
     /// The reader has been told caps, and those that events tell.
     pub announced: bool,
     /// The caps that it was told last.
@@ -169,8 +173,15 @@ pub trait Sends: ElementImpl {
         })
     }
 
-    /// Sends a buffer as a frame; false if the policy says to drop it.
-    fn send(&self, buffer: &gst::Buffer) -> Result<bool, Stop> {
+    /// The number of the frame that comes next in the stream.
+    fn next_number(&self) -> u64 {
+        let number = &mut self.state().number;
+        *number += 1;
+        *number - 1
+    }
+
+    /// Sends a buffer as the frame with this number; false if the policy says to drop it.
+    fn send(&self, buffer: &gst::Buffer, number: u64) -> Result<bool, Stop> {
         let policy = self.policy();
         let Sending {
             link,
@@ -187,17 +198,37 @@ pub trait Sends: ElementImpl {
         writer.look_at_reader()?;
         let video = self.state().video.clone();
         let video = video.as_deref();
-        let len = length(buffer, video)?;
+        let prefix = policy.frame_prefix;
+        let (head, carries) = (prefix.of(buffer, number), writer.carries_records());
+        // Where the rows have to be, if they are not there.
+        let repacks = match (video, prefix) {
+            (Some(video), FramePrefix::None) if !carries => {
+                frame_info::other_layout(buffer, video).map(|_| video.clone())
+            }
+            (_, FramePrefix::None) | (None, _) => None,
+            (Some(video), prefix) => Some(prefix.layout(video))
+                .filter(|layout| !frame_info::has_layout(buffer, video, layout)),
+        };
+        let len = match &repacks {
+            Some(layout) => layout.size() as u64,
+            None => length(buffer, video, prefix)?,
+        };
+        let len = head.len() as u64 + len;
         if !suits(&writer, len, policy.frames, video.is_some()) && self.fit_ring(len)? {
-            return self.send(buffer);
+            return self.send(buffer, number);
         }
         let mut records = Records::new();
-        let carries = writer.carries_records();
         let segment = self.segment();
         if carries {
-            self.describe(buffer, video, segment, &mut records);
+            let told = video.filter(|_| prefix == FramePrefix::None);
+            self.describe(buffer, told, segment, &mut records);
         }
-        if carries && self.send_in_place(buffer, video, &records, &writer) {
+        // Only readers of ours are rendered for, and they are told any layout.
+        if carries
+            && video.is_some()
+            && repacks.is_none()
+            && self.send_in_place(buffer, &head, &records, &writer)
+        {
             gst::log!(
                 Self::category(),
                 imp = self,
@@ -212,13 +243,7 @@ pub trait Sends: ElementImpl {
             true => policy.wait(interrupt),
             false => Wait::no(),
         };
-        let other_layout = video.filter(|video| frame_info::other_layout(buffer, video).is_some());
-        let repacks = other_layout.filter(|_| !carries);
-        let len = match repacks {
-            Some(video) => video.size() as u64,
-            None => len,
-        };
-        let place = match writer.reserve_with(len, &records, wait) {
+        let mut place = match writer.reserve_with(len, &records, wait) {
             Err(Error::BufferFull { .. }) if !policy.wait_for_room => return Ok(false),
             // The ring is too small, and the reader may not know it yet.
             Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. })
@@ -229,12 +254,14 @@ pub trait Sends: ElementImpl {
                 }
                 self.wait_for_ring(&writer, len, policy)?;
                 self.state().refused = true;
-                return self.send(buffer);
+                return self.send(buffer, number);
             }
             other => other?,
         };
-        let place = match repacks {
-            Some(video) => repack(buffer, video, place).map_err(|err| {
+        place[..head.len()].copy_from_slice(&head);
+        let place = Behind(place, head.len());
+        let Behind(place, _) = match video.zip(repacks) {
+            Some((video, layout)) => repack(buffer, video, &layout, place).map_err(|err| {
                 Stop::Element(gst::error_msg!(
                     gst::StreamError::Format,
                     ("A frame does not have the layout that its GstVideoMeta tells: {err}")
@@ -299,17 +326,16 @@ pub trait Sends: ElementImpl {
     fn send_in_place(
         &self,
         buffer: &gst::BufferRef,
-        video: Option<&gst_video::VideoInfo>,
+        head: &[u8],
         records: &Records,
         writer: &Writer,
     ) -> bool {
-        // Only readers of ours are rendered for, and they are told any layout.
-        if buffer.n_memory() != 1 || video.is_none() {
+        if buffer.n_memory() != 1 {
             return false;
         }
         let mut not_ours = false;
         let published = self.publish(&mut || {
-            memory::publish(buffer.peek_memory(0), records, writer).unwrap_or_else(|| {
+            memory::publish(buffer.peek_memory(0), head, records, writer).unwrap_or_else(|| {
                 not_ours = true;
                 Err(Error::OutOfOrder)
             })
@@ -419,8 +445,10 @@ pub trait Sends: ElementImpl {
     /// before us: then only the reader's next buffer will do.
     fn announce(&self, writer: &Writer, caps: Option<&gst::CapsRef>) -> Result<bool, Error> {
         let Some(caps) = caps else { return Ok(true) };
+        let prefix = self.policy().frame_prefix;
         if let Some(there) = writer.metadata() {
-            let same = stream_info::to_caps(&there).is_ok_and(|there| *there == *caps);
+            let same = stream_info::to_caps(&there).is_ok_and(|there| *there == *caps)
+                && stream_info::to_prefix(&there) == prefix;
             if !same {
                 gst::debug!(
                     Self::category(),
@@ -430,7 +458,7 @@ pub trait Sends: ElementImpl {
             }
             return Ok(same);
         }
-        writer.set_metadata(&stream_info::to_metadata(caps, &self.obj().name()))?;
+        writer.set_metadata(&stream_info::to_metadata(caps, &self.obj().name(), prefix))?;
         Ok(true)
     }
 
@@ -665,10 +693,16 @@ pub trait Sends: ElementImpl {
             {
                 self.attached(writer);
             }
-            if let Err(err) = self.fit_ring(video.size() as u64) {
+            let prefix = self.policy().frame_prefix;
+            let (head, wire) = (prefix.len(), prefix.layout(&video));
+            if let Err(err) = self.fit_ring((head + wire.size()) as u64) {
                 gst::debug!(Self::category(), imp = self, "Ring not fitted yet: {err}");
             }
-            let pool = RingPool::new(link.clone(), &caps, &video).map_err(|err| {
+            if wire.stride() != video.stride() {
+                // Not all elements that take a pool look at the layout of its buffers.
+                return Ok(());
+            }
+            let pool = RingPool::new(link.clone(), &caps, &video, head).map_err(|err| {
                 gst::loggable_error!(Self::category(), "No pool for {caps}: {err}")
             })?;
             let size = u32::try_from(video.size()).unwrap_or(u32::MAX);
@@ -680,13 +714,22 @@ pub trait Sends: ElementImpl {
     }
 
     /// What of its caps can be sent, for a caps query with this filter.
-    fn sendable_caps(filter: Option<&gst::Caps>) -> gst::Caps {
+    fn sendable_caps(&self, filter: Option<&gst::Caps>) -> gst::Caps {
         // "Anything in system memory" cannot be said as caps, so ANY stands for it until somebody
         // asks about caps in particular.
+        let taken = self.policy().frame_prefix.caps();
         match filter.filter(|filter| !filter.is_any()) {
-            Some(filter) => stream_info::in_plain_memory(filter),
-            None => gst::Caps::new_any(),
+            Some(filter) => stream_info::in_plain_memory(filter)
+                .intersect_with_mode(&taken, gst::CapsIntersectMode::First),
+            None => taken,
         }
+    }
+
+    /// Whether these caps can be sent.
+    fn is_sendable(&self, caps: &gst::CapsRef) -> bool {
+        caps.iter_with_features()
+            .all(|(_, features)| stream_info::is_plain_memory(Some(features)))
+            && caps.is_subset(&self.policy().frame_prefix.caps())
     }
 }
 
@@ -706,9 +749,14 @@ fn append(from: &Records, to: &mut Records) {
     }
 }
 
-/// Bytes of the frame that a buffer becomes.
-fn length(buffer: &gst::BufferRef, video: Option<&gst_video::VideoInfo>) -> Result<u64, Stop> {
+/// Bytes of the frame that a buffer becomes as it is, without what is in front of it.
+fn length(
+    buffer: &gst::BufferRef,
+    video: Option<&gst_video::VideoInfo>,
+    prefix: FramePrefix,
+) -> Result<u64, Stop> {
     let len = match video {
+        Some(video) if prefix != FramePrefix::None => prefix.layout(video).size(),
         Some(video) if frame_info::other_layout(buffer, video).is_some() => buffer.size(),
         // Without the padding that some allocators leave behind the last row.
         Some(video) if buffer.size() >= video.size() => video.size(),
@@ -754,8 +802,11 @@ fn is_missing(err: &Error) -> bool {
 }
 
 /// Copies the bytes as they are, from all memories of the buffer.
-fn copy(buffer: &gst::BufferRef, mut place: Reservation) -> Result<Reservation, Stop> {
-    buffer.copy_to_slice(0, &mut place).map_err(|copied| {
+fn copy(
+    buffer: &gst::BufferRef,
+    mut place: Behind<Reservation>,
+) -> Result<Behind<Reservation>, Stop> {
+    buffer.copy_to_slice(0, place.as_mut()).map_err(|copied| {
         Stop::Element(gst::error_msg!(
             gst::ResourceError::Read,
             ("The memory of a frame could not be read behind byte {copied}")
@@ -764,19 +815,20 @@ fn copy(buffer: &gst::BufferRef, mut place: Reservation) -> Result<Reservation, 
     Ok(place)
 }
 
-/// Copies the picture with its rows and planes where the caps' default layout has them, so that a
-/// reader in any language finds them.
+/// Copies the picture with its rows and planes where a reader in any language finds them: where the
+/// caps' default layout has them, or what is in front of the frame demands.
 fn repack(
     buffer: &gst::BufferRef,
     video: &gst_video::VideoInfo,
-    place: Reservation,
-) -> Result<Reservation, glib::BoolError> {
+    layout: &gst_video::VideoInfo,
+    place: Behind<Reservation>,
+) -> Result<Behind<Reservation>, glib::BoolError> {
     let from = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video)?;
     let into = gst::Buffer::from_mut_slice(place);
-    let mut into = gst_video::VideoFrame::from_buffer_writable(into, video)
+    let mut into = gst_video::VideoFrame::from_buffer_writable(into, layout)
         .map_err(|_| glib::bool_error!("no room to copy to"))?;
     from.copy(&mut into.as_mut_video_frame_ref())?;
     into.into_buffer()
-        .try_into_inner::<Reservation>()
+        .try_into_inner::<Behind<Reservation>>()
         .map_err(|(_, err)| glib::bool_error!("{err}"))
 }

@@ -8,29 +8,49 @@ use gstreamer as gst;
 use gstreamer_video as gst_video;
 use serde_json::{Value, json};
 
+use crate::frame_prefix::FramePrefix;
 use crate::peer_text;
 
-/// Caps as metadata.
-pub fn to_metadata(caps: &gst::CapsRef, element_name: &str) -> Vec<u8> {
+/// In the JSON object: what is in front of the pixels of each frame. Nobody else looks at it.
+const PREFIX_KEY: &str = "frame_prefix";
+
+/// Caps as metadata, and what is in front of the frames.
+pub fn to_metadata(caps: &gst::CapsRef, element_name: &str, prefix: FramePrefix) -> Vec<u8> {
     let (major, minor, micro, _) = gst::version();
     let media_type = caps.structure(0).map_or("", |structure| structure.name());
-    json!({
+    let mut object = json!({
         "type": media_type,
         "version": format!("GStreamer {major}.{minor}.{micro}"),
         "caps": caps.to_string(),
         "element_name": element_name,
-    })
-    .to_string()
-    .into_bytes()
+    });
+    if prefix != FramePrefix::None {
+        object[PREFIX_KEY] = prefix.nick().into();
+    }
+    object.to_string().into_bytes()
+}
+
+/// What is in front of the pixels of each frame, if the metadata tells.
+pub fn to_prefix(metadata: &[u8]) -> FramePrefix {
+    let object = text(metadata).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    object
+        .as_ref()
+        .and_then(|object| object.get(PREFIX_KEY)?.as_str())
+        .and_then(FramePrefix::from_nick)
+        .unwrap_or_default()
+}
+
+/// Metadata as a text.
+fn text(metadata: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(metadata).ok()?;
+    // Fixed-size fields of other writers are padded with zeros.
+    Some(text.trim_matches(|c: char| c == '\0' || c.is_whitespace()))
 }
 
 /// The caps that metadata gives: a JSON object with a string `caps`, or a bare caps string. The
 /// error says what is there instead.
 pub fn to_caps(metadata: &[u8]) -> Result<gst::Caps, String> {
-    let text = std::str::from_utf8(metadata)
-        .map_err(|_| "metadata that is not text".to_string())?
-        // Fixed-size fields of other writers are padded with zeros.
-        .trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    let text = text(metadata).ok_or("metadata that is not text")?;
     let caps = match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(object)) => match object.get("caps") {
             Some(Value::String(caps)) => caps.clone(),
@@ -103,7 +123,7 @@ mod tests {
         let caps =
             gst::Caps::from_str("video/x-raw,format=RGB,width=640,height=480,framerate=30/1")
                 .unwrap();
-        let metadata = to_metadata(&caps, "sink0");
+        let metadata = to_metadata(&caps, "sink0", FramePrefix::None);
         let json: Value = serde_json::from_slice(&metadata).unwrap();
         assert_eq!(
             json["caps"],
@@ -117,7 +137,27 @@ mod tests {
                 .unwrap()
                 .starts_with("GStreamer 1.")
         );
+        assert_eq!(json.as_object().unwrap().len(), 4);
         assert_eq!(to_caps(&metadata).unwrap(), caps);
+        assert_eq!(to_prefix(&metadata), FramePrefix::None);
+        let metadata = to_metadata(&caps, "sink0", FramePrefix::RocketWelder);
+        assert_eq!(to_caps(&metadata).unwrap(), caps);
+        assert_eq!(to_prefix(&metadata), FramePrefix::RocketWelder);
+    }
+
+    #[test]
+    fn only_a_prefix_that_is_known_is_believed() {
+        for metadata in [
+            &b"{\"frame_prefix\":\"other\"}"[..],
+            b"{\"frame_prefix\":24}",
+            b"[\"frame_prefix\",\"rocket-welder\"]",
+            b"\"rocket-welder\"",
+            b"rocket-welder",
+            b"\xff",
+            b"",
+        ] {
+            assert_eq!(to_prefix(metadata), FramePrefix::None, "{metadata:?}");
+        }
     }
 
     #[test]

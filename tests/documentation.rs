@@ -3,8 +3,9 @@
 //!
 //! Documents are README.md, docs/*.md, and the doc comments in src/. Each `gst-launch-1.0` line in
 //! them (in a fence), and each of `gst-play-1.0`, is run as a process of its own, by a shell, with the
-//! plugin that was built for this test. Lines of the same section that name the same buffer belong together and run at the
-//! same time; a `python` fence that makes a `Reader` or `Writer` of that name is one of them.
+//! plugin that was built for this test. Lines of the same section that name the same buffer belong
+//! together and run at the same time; a `python` fence that makes a `Reader` or `Writer` of that name,
+//! or has it in a connection string of RocketWelder's SDK, is one of them.
 //!
 //! So that they end, need no screen, camera or speaker, and disturb nobody, [`Group::prepare`]
 //! changes them in a few mechanical ways; see there.
@@ -240,6 +241,9 @@ fn address(word: &str) -> Option<(&str, &str, &str)> {
     Some((&word[..start], &word[start..end], &word[end..]))
 }
 
+/// How a connection string of RocketWelder's SDK begins.
+const SHM: &str = "(\"shm://";
+
 /// The same for a program in Python.
 fn ends_of_script(script: &str) -> Vec<(String, End)> {
     let find = |call: &'static str, end| {
@@ -248,8 +252,13 @@ fn ends_of_script(script: &str) -> Vec<(String, End)> {
             Some((name.to_string(), end))
         })
     };
+    let connected = script.split(SHM).skip(1).filter_map(|rest| {
+        let (name, _) = rest.split_once('?')?;
+        Some((name.to_string(), End::Reader))
+    });
     find("Reader(", End::Reader)
         .chain(find("Writer(", End::Writer))
+        .chain(connected)
         .collect()
 }
 
@@ -409,6 +418,8 @@ impl Group {
             let mut script = script.clone();
             for (name, _) in ends_of_script(&script) {
                 script = script.replace(&format!("(\"{name}\""), &format!("(\"{name}{suffix}\""));
+                let (plain, unique) = (format!("{SHM}{name}?"), format!("{SHM}{name}{suffix}?"));
+                script = script.replace(&plain, &unique);
             }
             script
         };
@@ -502,7 +513,7 @@ impl Group {
         // A Python reader leaves its semaphores (docs/protocol.md, fault 15).
         let python_reads = |path: &PathBuf| {
             let mut scripts = this.scripts.iter();
-            scripts.any(|script| script.contains("Reader("))
+            scripts.any(|script| script.contains("Reader(") || script.contains(SHM))
                 && path.to_string_lossy().contains("/sem.sem-")
         };
         if !left.iter().all(python_reads) {

@@ -19,6 +19,8 @@ use crate::protocol::{Error, Records, Reservation, Writer};
 struct RingMemory {
     mem: MaybeUninit<ffi::GstMemory>,
     data: *mut u8,
+    /// So many bytes of the place are in front of the memory.
+    head: usize,
     /// `None` for a part of another such memory, which is its parent and lives as long.
     reservation: Option<Mutex<Reservation>>,
 }
@@ -123,6 +125,7 @@ unsafe extern "C" fn mem_share(
     let part = RingMemory {
         mem: MaybeUninit::uninit(),
         data,
+        head: 0,
         reservation: None,
     };
     // SAFETY: the whole is alive, and the part's `free` gives it back.
@@ -131,13 +134,16 @@ unsafe extern "C" fn mem_share(
 
 static ALLOCATOR: LazyLock<RingAllocator> = LazyLock::new(glib::Object::new);
 
-/// A place in the ring as memory. The place is given back when the last reference to the memory
-/// and to its parts goes.
-pub fn wrap(mut reservation: Reservation) -> gst::Memory {
-    let (size, data) = (reservation.len(), reservation.as_mut_ptr());
+/// A place in the ring as memory, without its first `head` bytes. The place is given back when the
+/// last reference to the memory and to its parts goes.
+pub fn wrap(mut reservation: Reservation, head: usize) -> gst::Memory {
+    let head = head.min(reservation.len());
+    let size = reservation.len() - head;
     let memory = RingMemory {
         mem: MaybeUninit::uninit(),
-        data,
+        // SAFETY: inside of the place, or at its end.
+        data: unsafe { reservation.as_mut_ptr().add(head) },
+        head,
         reservation: Some(Mutex::new(reservation)),
     };
     // SAFETY: there is no parent, and the reference is ours to give.
@@ -182,10 +188,12 @@ pub fn is_ring(memory: &gst::MemoryRef) -> bool {
         .is_some_and(|allocator| allocator.is::<RingAllocator>())
 }
 
-/// Publishes memory of ours as a frame of `writer`, with these records: its number, or why not. `None` if it is not
-/// ours, not this writer's, only a part, or published already: then it has to be copied.
+/// Publishes memory of ours as a frame of `writer`, with `head` in front of it and with these
+/// records: its number, or why not. `None` if it is not ours, not this writer's, only a part, has
+/// not that much room in front, or is published already: then it has to be copied.
 pub fn publish(
     memory: &gst::MemoryRef,
+    head: &[u8],
     records: &Records,
     writer: &Writer,
 ) -> Option<Result<u64, Error>> {
@@ -194,11 +202,17 @@ pub fn publish(
     }
     let memory = memory.as_ptr().cast_mut();
     // SAFETY: memory of our allocator is a RingMemory, and the borrow keeps it alive.
-    let reservation = unsafe { &(*memory.cast::<RingMemory>()).reservation };
+    let (reservation, data, room) = unsafe {
+        let memory = memory.cast::<RingMemory>();
+        (&(*memory).reservation, (*memory).data, (*memory).head)
+    };
     let mut reservation = (reservation.as_ref()?.lock()).unwrap_or_else(PoisonError::into_inner);
-    if !reservation.is_pending_for(writer) {
+    if !reservation.is_pending_for(writer) || head.len() != room {
         return None;
     }
+    // SAFETY: the place begins so many bytes before `data`, is ours until it is published, and
+    // nobody was ever given this part of it.
+    unsafe { ptr::copy_nonoverlapping(head.as_ptr(), data.sub(room), room) };
     if let Err(err) = reservation.set_records(records) {
         return Some(Err(err));
     }
@@ -228,7 +242,7 @@ mod tests {
         for (i, byte) in place.iter_mut().enumerate() {
             *byte = i as u8;
         }
-        let whole = wrap(place);
+        let whole = wrap(place, 0);
         let share = |memory: &gst::Memory, offset: isize, size: isize| -> Option<gst::Memory> {
             // SAFETY: memory that is alive; what comes back is ours, or null.
             unsafe { from_glib_full(ffi::gst_memory_share(memory.as_mut_ptr(), offset, size)) }
@@ -240,10 +254,14 @@ mod tests {
         let end = share(&part, 100, -1).unwrap();
         assert_eq!((end.offset(), end.size()), (200, 400));
         assert!(
-            publish(&part, &Records::new(), &writer).is_none(),
+            publish(&part, &[], &Records::new(), &writer).is_none(),
             "only a whole frame is"
         );
-        assert!(publish(&whole, &Records::new(), &writer).unwrap().is_ok());
+        assert!(
+            publish(&whole, &[], &Records::new(), &writer)
+                .unwrap()
+                .is_ok()
+        );
         drop((part, whole));
         // Somebody may still look at the end, so nothing is lent there in any lap.
         for _ in 0..50 {

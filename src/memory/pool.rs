@@ -17,7 +17,12 @@ struct Config {
     size: usize,
     /// The layout, if upstream wants it described in each buffer.
     video: Option<gst_video::VideoInfo>,
+    /// Upstream wants its memory at addresses that places in the ring do not have.
+    elsewhere: bool,
 }
+
+/// Everything that is lent ahead begins at a multiple of this.
+const ALIGNMENT: usize = 64;
 
 mod imp {
     use super::*;
@@ -25,6 +30,8 @@ mod imp {
     #[derive(Debug, Default)]
     pub struct RingPool {
         pub(super) link: OnceLock<Link>,
+        /// Bytes in front of each frame that are not upstream's.
+        pub(super) head: OnceLock<usize>,
         config: Mutex<Config>,
         /// Set while it flushes or is not active; ends waits for room.
         flushing: Interrupt,
@@ -50,7 +57,10 @@ mod imp {
                 return false;
             };
             let describe = config.has_option("GstBufferPoolOptionVideoMeta");
+            // A mask of the bits that have to be 0.
+            let mask = config.allocator().map_or(0, |(_, params)| params.align());
             *self.config() = Config {
+                elsewhere: mask & (ALIGNMENT | self.head()) != 0,
                 size: size as usize,
                 video: caps
                     .filter(|_| describe)
@@ -81,8 +91,12 @@ mod imp {
             if !self.obj().is_active() || self.flushing.is_set() {
                 return Err(gst::FlowError::Flushing);
             }
-            let Config { size, video } = self.config().clone();
-            let link = self.link.get();
+            let Config {
+                size,
+                video,
+                elsewhere,
+            } = self.config().clone();
+            let (link, head) = (self.link.get().filter(|_| !elsewhere), self.head());
             let may_wait = params.is_none_or(|params| {
                 let flags = params.flags();
                 !flags.contains(gst::BufferPoolAcquireFlags::DONTWAIT)
@@ -91,12 +105,12 @@ mod imp {
                 true => Wait::forever().interrupted_by(&self.flushing),
                 false => Wait::no(),
             };
-            let place = link.and_then(|link| link.reserve(size as u64, wait));
+            let place = link.and_then(|link| link.reserve((size + head) as u64, wait));
             let mut buffer = match place {
                 Some(place) => {
                     let mut buffer = gst::Buffer::new();
                     if let Some(buffer) = buffer.get_mut() {
-                        buffer.append_memory(allocator::wrap(place));
+                        buffer.append_memory(allocator::wrap(place, head));
                     }
                     buffer
                 }
@@ -133,6 +147,10 @@ mod imp {
         fn config(&self) -> MutexGuard<'_, Config> {
             self.config.lock().unwrap_or_else(PoisonError::into_inner)
         }
+
+        fn head(&self) -> usize {
+            self.head.get().copied().unwrap_or(0)
+        }
     }
 }
 
@@ -142,15 +160,18 @@ glib::wrapper! {
 }
 
 impl RingPool {
-    /// A pool for frames of these caps to whatever writer is behind the link at the time.
+    /// A pool for frames of these caps, with room for `head` bytes in front of each, to whatever
+    /// writer is behind the link at the time.
     pub fn new(
         link: Link,
         caps: &gst::Caps,
         video: &gst_video::VideoInfo,
+        head: usize,
     ) -> Result<Self, glib::BoolError> {
         let pool: Self = glib::Object::new();
-        // It is new, so the cell is empty.
+        // It is new, so the cells are empty.
         let _ = pool.imp().link.set(link);
+        let _ = pool.imp().head.set(head);
         let size = u32::try_from(video.size())
             .map_err(|_| glib::bool_error!("frames of {} bytes", video.size()))?;
         let mut config = pool.config();
@@ -182,7 +203,7 @@ mod tests {
         link.replace(Some(writer.clone()));
         link.rendering(true);
         let waits = writer.waits();
-        let pool = RingPool::new(link, &video.to_caps().unwrap(), &video).unwrap();
+        let pool = RingPool::new(link, &video.to_caps().unwrap(), &video, 0).unwrap();
         pool.set_active(true).unwrap();
         let flags = gst::BufferPoolAcquireFlags::DONTWAIT;
         let params = gst::BufferPoolAcquireParams::with_flags(flags);

@@ -39,6 +39,7 @@ use gstreamer_base as gst_base;
 use super::pausing::Pausing;
 use super::{OnCapsChange, OnFull, OnReaderGone};
 use crate::element::{self, Connection, Counters};
+use crate::frame_prefix::FramePrefix;
 use crate::protocol::Error;
 use crate::qos::{LeftOut, Qos};
 use crate::sending::{Policy, Sending, Sends, State, Stop, connection};
@@ -67,6 +68,7 @@ struct Settings {
     timeout: gst::ClockTime,
     /// Frames that the ring should have room for.
     frames: u32,
+    frame_prefix: FramePrefix,
 }
 
 impl Default for Settings {
@@ -79,6 +81,7 @@ impl Default for Settings {
             on_caps_change: OnCapsChange::default(),
             timeout: gst::ClockTime::ZERO,
             frames: DEFAULT_FRAMES,
+            frame_prefix: FramePrefix::default(),
         }
     }
 }
@@ -181,6 +184,21 @@ impl ObjectImpl for ZeroBufferSink {
                     )
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecUInt::builder("timeout-ms")
+                    .nick("Timeout in milliseconds")
+                    .blurb(
+                        "The property timeout in milliseconds, as RocketWelder's elements have it",
+                    )
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("frame-prefix", FramePrefix::default())
+                    .nick("Frame prefix")
+                    .blurb(
+                        "What is in front of the pixels of each frame; with rocket-welder only raw \
+                         video in formats that its SDK reads is taken, and rows have no padding",
+                    )
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb(element::STATS_BLURB)
@@ -206,6 +224,11 @@ impl ObjectImpl for ZeroBufferSink {
             "timeout" => {
                 settings.timeout = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
             }
+            "timeout-ms" => {
+                let ms: u32 = value.get().unwrap_or_default();
+                settings.timeout = gst::ClockTime::from_mseconds(ms.into());
+            }
+            "frame-prefix" => settings.frame_prefix = value.get().unwrap_or_default(),
             _ => {}
         }
     }
@@ -220,6 +243,10 @@ impl ObjectImpl for ZeroBufferSink {
             "on-caps-change" => settings.on_caps_change.to_value(),
             "frames" => settings.frames.to_value(),
             "timeout" => settings.timeout.nseconds().to_value(),
+            "timeout-ms" => u32::try_from(settings.timeout.mseconds())
+                .unwrap_or(u32::MAX)
+                .to_value(),
+            "frame-prefix" => settings.frame_prefix.to_value(),
             _ => self.stats().to_value(),
         }
     }
@@ -316,16 +343,13 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
-        Some(Self::sendable_caps(filter))
+        Some(self.sendable_caps(filter))
     }
 
     fn query(&self, query: &mut gst::QueryRef) -> bool {
         if let gst::QueryViewMut::AcceptCaps(accept) = query.view_mut() {
-            let plain = accept
-                .caps()
-                .iter_with_features()
-                .all(|(_, features)| stream_info::is_plain_memory(Some(features)));
-            accept.set_result(plain);
+            let sendable = self.is_sendable(accept.caps());
+            accept.set_result(sendable);
             return true;
         }
         BaseSinkImplExt::parent_query(self, query)
@@ -400,10 +424,11 @@ impl BaseSinkImpl for ZeroBufferSink {
             gst::log!(CAT, imp = self, "Skipping an empty buffer");
             return Ok(gst::FlowSuccess::Ok);
         }
+        let number = self.next_number();
         loop {
             let seen = self.pausing.seen();
             self.end_without_reader()?;
-            match self.send(buffer) {
+            match self.send(buffer, number) {
                 Ok(true) => {
                     self.qos.settle(&*self.obj(), &self.sending.counters);
                     Counters::add(&self.sending.counters.frames, 1);
@@ -462,6 +487,7 @@ impl Sends for ZeroBufferSink {
             wait_for_room: settings.on_full == OnFull::Block,
             timeout: settings.timeout,
             frames: settings.frames,
+            frame_prefix: settings.frame_prefix,
         }
     }
 

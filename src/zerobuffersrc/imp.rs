@@ -39,6 +39,7 @@ use super::{OnWriterDeath, OnWriterExit, Timestamps};
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info::{self, Times};
+use crate::frame_prefix::{Behind, FramePrefix, Told};
 use crate::metas;
 use crate::protocol::layout::FIRST_SEQUENCE;
 use crate::protocol::{
@@ -81,6 +82,7 @@ struct Settings {
     on_writer_death: OnWriterDeath,
     timestamps: Timestamps,
     latency: gst::ClockTime,
+    frame_prefix: FramePrefix,
 }
 
 impl Default for Settings {
@@ -96,6 +98,7 @@ impl Default for Settings {
             on_writer_death: OnWriterDeath::default(),
             timestamps: Timestamps::default(),
             latency: DEFAULT_LATENCY,
+            frame_prefix: FramePrefix::default(),
         }
     }
 }
@@ -121,6 +124,8 @@ struct State {
     caps: Option<gst::Caps>,
     /// The caps of the ring that is read are known.
     current: bool,
+    /// What is in front of the frames of the ring that is read.
+    prefix: FramePrefix,
     /// What raw video of these caps is like.
     video: Option<Arc<gst_video::VideoInfo>>,
     /// Downstream finds planes by their GstVideoMeta.
@@ -240,6 +245,14 @@ impl ObjectImpl for ZeroBufferSrc {
                     .default_value(DEFAULT_LATENCY.nseconds())
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default("frame-prefix", FramePrefix::default())
+                    .nick("Frame prefix")
+                    .blurb(
+                        "What is in front of the pixels of each frame, for writers that do not \
+                         tell (zerobuffersink does)",
+                    )
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoolean::builder("is-live")
                     .nick("Is live")
                     .blurb("Whether to act as a live source: frames only in PLAYING")
@@ -275,6 +288,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "metadata-size" => {
                 settings.metadata_size = value.get().unwrap_or(DEFAULT_METADATA_SIZE);
             }
+            "frame-prefix" => settings.frame_prefix = value.get().unwrap_or_default(),
             "perms" => settings.perms = value.get().unwrap_or(DEFAULT_PERMS),
             "caps" => settings.caps = value.get().unwrap_or_default(),
             "on-writer-exit" => settings.on_writer_exit = value.get().unwrap_or_default(),
@@ -292,6 +306,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "timestamps" => settings.timestamps.to_value(),
             "latency" => settings.latency.nseconds().to_value(),
             "metadata-size" => settings.metadata_size.to_value(),
+            "frame-prefix" => settings.frame_prefix.to_value(),
             "perms" => settings.perms.to_value(),
             "caps" => settings.caps.to_value(),
             "on-writer-exit" => settings.on_writer_exit.to_value(),
@@ -660,6 +675,10 @@ impl ZeroBufferSrc {
 
     /// With the first frame of a ring, and when the writer says so: finds the caps and sets them.
     fn negotiate_with(&self, reader: &Reader, records: &Records) -> Result<(), gst::FlowError> {
+        if !self.state().current {
+            let prefix = self.find_prefix(reader).map_err(|err| self.fail(err))?;
+            self.state().prefix = prefix;
+        }
         let found = match records.caps() {
             Some(text) => stream_info::parse_caps(text).map_err(|what| {
                 gst::error_msg!(
@@ -760,6 +779,17 @@ impl ZeroBufferSrc {
         }
     }
 
+    /// What is in front of each frame.
+    fn find_prefix(&self, reader: &Reader) -> Result<FramePrefix, gst::ErrorMessage> {
+        let metadata = reader.metadata().map_err(|err| element::message(&err))?;
+        Ok(
+            match stream_info::to_prefix(&metadata.unwrap_or_default()) {
+                FramePrefix::None => self.settings().frame_prefix,
+                told => told,
+            },
+        )
+    }
+
     fn find_caps(&self, reader: &Reader) -> Result<gst::Caps, gst::ErrorMessage> {
         let metadata = reader.metadata().map_err(|err| element::message(&err))?;
         let found = match metadata {
@@ -783,10 +813,9 @@ impl ZeroBufferSrc {
     /// The frame as a buffer: its memory is the ring, and its room goes back to the writer when
     /// the memory's last reference goes.
     fn buffer(&self, frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
-        let (sequence, len, is_copy) = (frame.sequence(), frame.len(), frame.is_copy());
+        let (sequence, bytes, is_copy) = (frame.sequence(), frame.len(), frame.is_copy());
         let records = frame.records().clone();
-        let (time, layout) = (records.time(), records.layout());
-        let (caps, video, takes_layouts, discont) = {
+        let (caps, video, takes_layouts, discont, prefix) = {
             let mut state = self.state();
             let follows = state
                 .last
@@ -794,16 +823,32 @@ impl ZeroBufferSrc {
             state.last = Some(sequence);
             let discont = std::mem::take(&mut state.discont) || !follows;
             let (caps, video) = (state.caps.clone(), state.video.clone());
-            (caps, video, state.takes_layouts, discont)
+            let prefix = state.prefix;
+            (caps, video, state.takes_layouts, discont, prefix)
         };
+        let Some(len) = bytes.checked_sub(prefix.len()) else {
+            return Err(self.fail(gst::error_msg!(
+                gst::StreamError::Format,
+                (
+                    "The writer sent a frame of {bytes} bytes, too short for the prefix of {} that \
+                     frame-prefix={} expects",
+                    prefix.len(),
+                    prefix.nick()
+                )
+            )));
+        };
+        let told = prefix.read(&frame);
+        let time = (records.time()).or_else(|| told.as_ref().map(Told::time));
+        let packed = (video.as_ref()).and_then(|video| prefix.layout_of(len, video));
+        let layout = (records.layout()).or_else(|| packed.as_ref().map(frame_info::layout));
         gst::log!(
             CAT,
             imp = self,
-            "Frame {sequence}, {len} bytes{}, {}",
+            "Frame {sequence}, {bytes} bytes{}, {}",
             if is_copy { ", copied" } else { "" },
             self.punctuality(time.as_ref())
         );
-        let mut buffer = gst::Buffer::from_slice(frame);
+        let mut buffer = gst::Buffer::from_slice(Behind(frame, prefix.len()));
         if let Some(writable) = buffer.get_mut() {
             match time {
                 Some(time) => frame_info::apply_time(&time, self.times(&time), writable),
@@ -847,6 +892,9 @@ impl ZeroBufferSrc {
         }
         if let Some(writable) = buffer.get_mut() {
             let left = metas::from_records(&records, caps.as_deref(), writable);
+            if let Some(told) = told {
+                told.add_metas(writable);
+            }
             if left > 0 {
                 gst::debug!(
                     CAT,
@@ -856,7 +904,7 @@ impl ZeroBufferSrc {
             }
         }
         Counters::add(&self.counters.frames, 1);
-        Counters::add(&self.counters.bytes, len as u64);
+        Counters::add(&self.counters.bytes, bytes as u64);
         // The reader counts the copies that it makes; they are taken off in `Counters`.
         let how = if copied && !is_copy {
             &self.counters.copied

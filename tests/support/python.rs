@@ -1,4 +1,5 @@
-//! The published Python package `zerobuffer-ipc`, in a virtual environment of our own.
+//! The published Python packages `zerobuffer-ipc` and `rocket-welder-sdk`, in a virtual environment of
+//! our own.
 
 #![allow(dead_code)]
 
@@ -7,8 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What pip installs, from its default index. (NumPy is for the examples.)
-const PACKAGES: [&str; 3] = ["zerobuffer-ipc==1.3.0", "posix-ipc==1.3.2", "numpy==2.2.6"];
+/// What pip installs, from its default index, and nothing else: the SDK wants OpenCV with windows,
+/// and a database client, none of which it imports.
+const PACKAGES: [&str; 6] = [
+    "zerobuffer-ipc==1.3.0",
+    "posix-ipc==1.3.2",
+    "numpy==2.2.6",
+    "opencv-python-headless==4.12.0.88",
+    "typing-extensions==4.16.0",
+    "rocket-welder-sdk==3.3.0",
+];
 
 /// Without libatomic the package changes the free bytes by plain load and store, and loses updates.
 const CHECK: &str = "import zerobuffer.oieb_view as view, sys\n\
@@ -72,7 +81,7 @@ fn make(folder: &Path, interpreter: &Path) {
              (Debian and Ubuntu: apt install python3 python3-venv)."
         );
     }
-    let install = ["-m", "pip", "install", "--quiet", "--no-input"];
+    let install = ["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"];
     if let Err(why) = run(Command::new(interpreter).args(install).args(PACKAGES)) {
         panic!(
             "pip cannot install {PACKAGES:?}: {why}\n\
