@@ -10,6 +10,8 @@
 #![warn(missing_docs)]
 
 #[cfg(feature = "plugin")]
+mod devices;
+#[cfg(feature = "plugin")]
 mod element;
 #[cfg(feature = "plugin")]
 mod events;
@@ -49,8 +51,8 @@ mod zerobuffersrc;
 
 pub use protocol::{
     BufferConfig, Error, FIRST_USER_KIND, Frame, FrameLayout, FrameTime, Interrupt, Item,
-    MAX_PLANES, MetadataReservation, Reader, Record, Records, Reservation, Turn, Wait, Writer,
-    WriterState, duplex, inspect, ring_size,
+    MAX_PLANES, MetadataReservation, Offer, Offered, Reader, Record, Records, Reservation, Turn,
+    Wait, Writer, WriterState, duplex, inspect, offers, ring_size,
 };
 
 #[cfg(feature = "plugin")]
@@ -61,7 +63,8 @@ mod plugin {
     fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
         crate::frame_prefix::register();
         crate::zerobuffersink::register(plugin)?;
-        crate::zerobuffersrc::register(plugin)
+        crate::zerobuffersrc::register(plugin)?;
+        crate::devices::register(plugin)
     }
 
     gst::plugin_define!(

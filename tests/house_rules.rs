@@ -324,6 +324,7 @@ fn the_elements_know_the_operating_system_through_the_protocol_only() {
         "src/peer_text.rs",
         "src/fuzzing.rs",
         "src/uri.rs",
+        "src/devices/",
     ]);
     check(&elements, goes_round_the_protocol);
 
@@ -378,6 +379,7 @@ fn no_element_knows_another() {
         "src/metas",
         "src/peer_text.rs",
         "src/uri.rs",
+        "src/devices/",
     ]);
     check(&elements, knows_other_element);
 

@@ -63,6 +63,7 @@ pub mod handoff;
 pub mod inspect;
 pub mod layout;
 mod liveness;
+mod offers;
 mod reader;
 #[doc(hidden)]
 pub mod ring;
@@ -75,6 +76,7 @@ pub use error::{Error, Result};
 pub use extension::records::{
     FIRST_USER_KIND, FrameLayout, FrameTime, MAX_PLANES, Record, Records,
 };
+pub use offers::{Offer, Offered, offers};
 pub use reader::{BufferConfig, Frame, Item, Reader, WriterState};
 pub use ring::ring_size;
 pub use wait::{Interrupt, Wait};

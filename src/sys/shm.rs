@@ -5,7 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -89,6 +89,17 @@ impl ShmFile {
     /// Whether some name still leads to this object: false once it was removed or replaced.
     pub fn is_linked(&self) -> bool {
         self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+    }
+
+    /// The user it belongs to.
+    pub fn owner(&self) -> io::Result<u32> {
+        Ok(self.file.metadata()?.uid())
+    }
+
+    /// Writes bytes, making the object longer if need be. `ENOSPC` if there is no room for them. Not
+    /// for one that is mapped here.
+    pub fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)
     }
 
     /// Sets the size and reserves every page of it, so that a full `/dev/shm` is an error here

@@ -36,6 +36,7 @@ use gst_base::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_base as gst_base;
 
+use super::offering::Offering;
 use super::pausing::Pausing;
 use super::{OnCapsChange, OnFull, OnReaderGone};
 use crate::element::{self, Connection, Counters};
@@ -92,6 +93,7 @@ pub struct ZeroBufferSink {
     sending: Sending,
     pausing: Pausing,
     qos: Qos,
+    offering: Offering,
 }
 
 impl Default for ZeroBufferSink {
@@ -102,6 +104,7 @@ impl Default for ZeroBufferSink {
             sending: Sending::new(pausing.interrupt.clone()),
             pausing,
             qos: Qos::default(),
+            offering: Offering::default(),
         }
     }
 }
@@ -279,6 +282,7 @@ impl ElementImpl for ZeroBufferSink {
             gst::StateChange::PausedToReady => {
                 let changed = self.parent_change_state(transition);
                 // The stream is over; stop() comes only in NULL.
+                self.offering.end();
                 self.disconnect("ready");
                 *self.state() = State::default();
                 changed
@@ -327,6 +331,7 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        self.offering.end();
         self.disconnect("stopped");
         *self.state() = State::default();
         Ok(())
@@ -377,6 +382,12 @@ impl BaseSinkImpl for ZeroBufferSink {
                 self.disconnect("the caps changed");
             }
         }
+        let name = self.settings().buffer_name.clone().unwrap_or_default();
+        let prefix = self.policy().frame_prefix;
+        let metadata = stream_info::to_metadata(caps, &self.obj().name(), prefix);
+        if let Err(err) = self.offering.tell(&name, &metadata) {
+            gst::info!(CAT, imp = self, "Not seen as a device: {err}");
+        }
         let mut state = self.state();
         gst::debug!(CAT, imp = self, "Caps {caps}");
         state.video = stream_info::raw_video(caps).map(Arc::new);
@@ -413,6 +424,7 @@ impl BaseSinkImpl for ZeroBufferSink {
                     gst::warning!(CAT, imp = self, "{}", stop.message());
                 }
             }
+            self.offering.end();
             self.finish();
             self.disconnect("end of stream");
         }

@@ -6,6 +6,7 @@ use gstreamer as gst;
 use gstreamer_base as gst_base;
 
 mod imp;
+mod offering;
 mod pausing;
 
 /// What happens to the stream when its reader has closed or died.
