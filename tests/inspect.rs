@@ -42,6 +42,7 @@ const PROPERTIES: [(&str, &[&str]); 2] = [
             "on-writer-exit",
             "payload-size",
             "perms",
+            "group",
             "stats",
             "timestamps",
         ],

@@ -18,6 +18,7 @@ use super::handoff;
 use super::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, first_word, offset};
 use super::liveness::{Hints, Patience, Watch};
 use super::reader::BufferConfig;
+use crate::sys::access::Access;
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
 use crate::sys::page_size;
@@ -34,7 +35,7 @@ pub const LOCK_FOLDER: &str = "/tmp/zerobuffer";
 const TO_CREATE: &str = "another user has made it: choose another name, or remove it as that user";
 const TO_REMOVE: &str = "remove it as that user";
 const TO_ATTACH: &str = "run both ends as the same user, or let the reader create it with wider \
-                         permissions (zerobuffersrc perms=0666)";
+                         permissions (zerobuffersrc perms=0666, or perms=0660 and a group)";
 
 /// How often creation and attaching start over when objects change under them.
 const TRIES: usize = 100;
@@ -214,7 +215,7 @@ pub struct Created {
 
 /// Makes a buffer and publishes it.
 pub fn create(names: &Names, sizes: Sizes, config: &BufferConfig) -> Result<Created> {
-    let (lock, lock_problem) = match LockFile::acquire(names.lock.clone(), config.permissions) {
+    let (lock, lock_problem) = match LockFile::acquire(&names.lock, config.access()) {
         Ok(lock) => (Some(lock), None),
         Err(LockError::Held) => return Err(names.taken(reader_pid(names), "")),
         // A private or missing /tmp must not keep us from working; the lock on the segment's own
@@ -297,7 +298,7 @@ pub fn has_successors(names: &Names) -> bool {
 /// Removes all objects of this name if nobody owns them: takes the name as a reader would, and lets
 /// go of it.
 pub fn remove_leftovers(names: &Names) -> Result<()> {
-    let lock = match LockFile::acquire(names.lock.clone(), 0o600) {
+    let lock = match LockFile::acquire(&names.lock, Access::mode(0o600)) {
         Ok(lock) => Some(lock),
         Err(LockError::Held) => return Err(names.taken(reader_pid(names), "")),
         Err(LockError::Unavailable(_)) => None,
@@ -502,7 +503,7 @@ impl Filled {
 
 /// Fills a new file: room, semaphores, hello, OIEB; the word by which attachers know it last.
 fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Result<Filled> {
-    let mode = config.permissions;
+    let access = config.access();
     let filled = (|| {
         let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
             why: "the sizes are larger than any address space".into(),
@@ -518,13 +519,20 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
                 Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => no_space(total),
                 _ => names.os("reserving room in /dev/shm", err),
             })?;
-        file.set_mode(mode)
-            .map_err(|err| names.os("setting the permissions of the shared memory", err))?;
+        file.give(access)
+            .map_err(|err| match (err.kind(), access.group) {
+                (io::ErrorKind::PermissionDenied, Some(group)) => Error::InvalidConfig {
+                    why: format!(
+                        "this user may not give files to the group {group}: only its members may"
+                    ),
+                },
+                _ => names.os("setting the permissions of the shared memory", err),
+            })?;
         // Before the OIEB is published: a writer that is quick must find them.
         let next = names.successors();
         let semaphore = |name: &str, other_name: &str| {
             // In place of a leftover: the name of the buffer is ours, so its semaphores are.
-            Semaphore::create(name, other_name, mode).map_err(|err| match err.raw_os_error() {
+            Semaphore::create(name, other_name, access).map_err(|err| match err.raw_os_error() {
                 // One takes a page.
                 Some(libc::ENOSPC | libc::ENOMEM) => {
                     let page = page_size() as u64;
@@ -792,4 +800,52 @@ fn claim_writer(
     // Not only when the segment goes, which the `patience` may keep.
     let _ = segment.file().unlock_byte(WRITER_LOCK);
     taken()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn no_two_names_share_an_object_whatever_they_are() {
+        // All of few parts, those of the objects' names among them.
+        let parts = [
+            "sem-", "sem", "w", "r", "n", "x", "y", "-", ".", ".lock", "a", "ü", " ",
+        ];
+        let mut names: Vec<String> = vec![String::new()];
+        for _ in 0..4 {
+            let longer = names
+                .iter()
+                .flat_map(|name| parts.map(|part| format!("{name}{part}")));
+            names = longer.chain(names.iter().cloned()).collect();
+            names.sort();
+            names.dedup();
+        }
+        names.extend(["a".repeat(MAX_NAME_LEN), "sem-w-".repeat(MAX_NAME_LEN / 6)]);
+        let mut owners = HashMap::new();
+        for name in names {
+            let Ok(all) = Names::new(&name) else { continue };
+            let next = all.successors();
+            let sem = |name: &String| format!("sem.{name}");
+            let files = [
+                all.segment.clone(),
+                sem(&all.sem_write),
+                sem(&all.sem_read),
+                next.segment.clone(),
+                sem(&next.sem_write),
+                sem(&next.sem_read),
+            ];
+            for file in files {
+                assert!(file.len() <= 255 && !file.contains('/'), "{file}");
+                let other = owners.insert(file.clone(), name.clone());
+                assert_eq!(other, None, "{file} is also {name}'s");
+            }
+            let lock = all.lock.file_name().unwrap().to_str().unwrap();
+            assert_eq!(lock.strip_suffix(".lock"), Some(&*name));
+            assert_eq!((&next.lock, lock.len() <= 255), (&all.lock, true));
+        }
+        assert!(owners.len() > 100_000, "{}", owners.len());
+    }
 }

@@ -20,6 +20,7 @@ use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes
 use super::liveness::{Hints, Watch};
 use super::ring::{self, Credit, Credits, Fit, Found, LEAST_BLOCK, NoFrame, Tails, Ticket};
 use super::wait::{Wait, Waiting};
+use crate::sys::access::{Access, group_id};
 use crate::sys::opens::Opens;
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
@@ -40,6 +41,8 @@ pub struct BufferConfig {
     pub payload_size: u64,
     /// Permissions of the shared objects, applied whatever the umask.
     pub permissions: u32,
+    /// Group of the shared objects, by its number; `None` for that of the process.
+    pub group: Option<u32>,
     /// Whether the writer may ask for another size: then the reader answers [`Item::Resize`] with
     /// [`Reader::replace`].
     pub resizes: bool,
@@ -58,6 +61,7 @@ impl BufferConfig {
             metadata_size,
             payload_size,
             permissions: 0o600,
+            group: None,
             resizes: false,
         }
     }
@@ -75,6 +79,28 @@ impl BufferConfig {
         BufferConfig {
             permissions,
             ..self
+        }
+    }
+
+    /// Another group, by its name or number: with permissions 0o660, for writers of that group.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if there is no such group. That this user may not give files to it
+    /// is known when the buffer is made.
+    pub fn with_group(self, group: &str) -> Result<Self> {
+        let id = group_id(group).ok_or_else(|| Error::InvalidConfig {
+            why: format!("there is no group '{group}'"),
+        })?;
+        Ok(BufferConfig {
+            group: Some(id),
+            ..self
+        })
+    }
+
+    pub(super) fn access(&self) -> Access {
+        Access {
+            mode: self.permissions,
+            group: self.group,
         }
     }
 

@@ -1,11 +1,19 @@
 //! Lock files: `flock` on a file that everybody agrees on.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::access::Access;
 
 /// Why a lock file could not be had.
 #[derive(Debug)]
@@ -41,19 +49,20 @@ const HELD_INTERVAL: Duration = Duration::from_millis(1);
 impl LockFile {
     /// Locks `path` exclusively, making file and folder where they are missing. The folder is
     /// shared by all users like /tmp (mode 1777).
-    pub fn acquire(path: PathBuf, mode: u32) -> Result<Self, LockError> {
-        if let Some(folder) = path.parent() {
-            make_shared_folder(folder)?;
-        }
+    pub fn acquire(path: &Path, access: Access) -> Result<Self, LockError> {
+        let (folder, name) = parts(path)?;
+        let folder = Folder::make(folder)?;
         let mut held = 0;
         for _ in 0..TRIES {
-            let (file, left_behind) = match open(&path) {
+            let (file, left_behind) = match folder.open(name) {
                 Ok(file) => (file, true),
-                Err(err) if err.kind() == io::ErrorKind::NotFound => match create(&path, mode) {
-                    Ok(file) => (file, false),
-                    Err(err) if err.kind() == io::ErrorKind::AlreadyExists => continue,
-                    Err(err) => return Err(err.into()),
-                },
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                    match folder.create(name, access) {
+                        Ok(file) => (file, false),
+                        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => continue,
+                        Err(err) => return Err(err.into()),
+                    }
+                }
                 Err(err) => return Err(err.into()),
             };
             match file.try_lock() {
@@ -68,9 +77,9 @@ impl LockFile {
             }
             // Others sweep this folder: between our open and our lock the file may have been
             // removed, and then the lock that counts is another's to take.
-            if is_at(&file, &path) {
+            if folder.is_at(&file, name) {
                 return Ok(LockFile {
-                    path,
+                    path: path.into(),
                     file,
                     left_behind,
                 });
@@ -88,12 +97,21 @@ impl LockFile {
 
     /// Whether it still is the file at its path.
     pub fn is_ours(&self) -> bool {
-        is_at(&self.file, &self.path)
+        self.place().is_some()
+    }
+
+    /// Where it still is, by its folder and its name there.
+    fn place(&self) -> Option<(Folder, &OsStr)> {
+        let (folder, name) = parts(&self.path).ok()?;
+        let folder = Folder::open_at(folder).ok()?;
+        folder.is_at(&self.file, name).then_some((folder, name))
     }
 
     /// Whether anybody holds the lock on `path`; `None` if there is no such file to ask.
     pub fn is_held(path: &Path) -> Option<bool> {
-        match open(path).ok()?.try_lock_shared() {
+        let (folder, name) = parts(path).ok()?;
+        let file = Folder::open_at(folder).ok()?.open(name).ok()?;
+        match file.try_lock_shared() {
             Ok(()) => Some(false),
             Err(TryLockError::WouldBlock) => Some(true),
             Err(TryLockError::Error(_)) => None,
@@ -104,78 +122,105 @@ impl LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         // Remove before unlocking, and only what is ours.
-        if self.is_ours() {
-            let _ = fs::remove_file(&self.path);
+        if let Some((folder, name)) = self.place() {
+            let _ = unlinkat(&folder.0, name, UnlinkatFlags::NoRemoveDir);
         }
     }
 }
 
-fn make_shared_folder(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o1777).create(folder) {
-        // Again, since the umask was applied.
-        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o1777)),
-        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::symlink_metadata(folder)?.is_dir() {
-                Ok(())
-            } else {
-                Err(io::Error::other(format!(
-                    "{} is not a folder",
-                    folder.display()
-                )))
-            }
-        }
-        Err(err) => Err(err),
-    }
+fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
+    let parts = path.parent().zip(path.file_name());
+    Ok(parts.ok_or(Errno::EINVAL)?)
 }
 
-// Never O_CREAT on a file that is there: fs.protected_regular refuses that in sticky folders when
-// the file is another user's. Never through a symbolic link.
-fn open(path: &Path) -> io::Result<File> {
-    let open = |write| {
-        OpenOptions::new()
+/// A folder, open while something is done in it: whoever owns it could put a symbolic link in its
+/// place, and would have us make and remove files elsewhere.
+#[derive(Debug)]
+struct Folder(File);
+
+impl Folder {
+    fn open_at(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
             .read(true)
-            .write(write)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
-    };
-    match open(true) {
-        // flock needs no permission to write.
-        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => open(false),
-        other => other,
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(path)?;
+        Ok(Folder(file))
     }
-}
 
-fn create(path: &Path, mode: u32) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    Ok(file)
-}
+    /// Opens it, or makes it for everybody.
+    fn make(path: &Path) -> io::Result<Self> {
+        let made = DirBuilder::new().mode(0o1777).create(path);
+        if let Err(err) = &made
+            && err.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(io::Error::new(
+                err.kind(),
+                format!("{}: {err}", path.display()),
+            ));
+        }
+        let folder = Self::open_at(path).map_err(|err| {
+            let what = format!("{} is no folder that can be used: {err}", path.display());
+            io::Error::new(err.kind(), what)
+        })?;
+        if made.is_ok() {
+            // Again, since the umask was applied.
+            folder.0.set_permissions(Permissions::from_mode(0o1777))?;
+        }
+        Ok(folder)
+    }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(there)) => ours.dev() == there.dev() && ours.ino() == there.ino(),
-        _ => false,
+    fn open_with(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        Ok(File::from(openat(&self.0, name, flags, mode)?))
+    }
+
+    // Never O_CREAT on a file that is there: fs.protected_regular refuses that in sticky folders
+    // when the file is another user's. Never through a symbolic link.
+    fn open(&self, name: &OsStr) -> io::Result<File> {
+        match self.open_with(name, OFlag::O_RDWR) {
+            // flock needs no permission to write.
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                self.open_with(name, OFlag::O_RDONLY)
+            }
+            other => other,
+        }
+    }
+
+    fn create(&self, name: &OsStr, access: Access) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = self.open_with(name, flags)?;
+        if let Err(err) = access.give(&file) {
+            let _ = unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir);
+            return Err(err);
+        }
+        Ok(file)
+    }
+
+    /// Whether this file is the one of this name here.
+    fn is_at(&self, file: &File, name: &OsStr) -> bool {
+        let there = fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        match (file.metadata(), there) {
+            (Ok(ours), Ok(there)) => ours.dev() == there.st_dev && ours.ino() == there.st_ino,
+            _ => false,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn one_holder_at_a_time_and_nothing_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sub").join("name.lock");
-        let first = LockFile::acquire(path.clone(), 0o600).unwrap();
+        let first = LockFile::acquire(&path, Access::mode(0o600)).unwrap();
         assert!(!first.was_left_behind());
         assert!(matches!(
-            LockFile::acquire(path.clone(), 0o600),
+            LockFile::acquire(&path, Access::mode(0o600)),
             Err(LockError::Held)
         ));
         assert_eq!(LockFile::is_held(&path), Some(true));
@@ -195,7 +240,7 @@ mod tests {
                     LockFile::is_held(&path);
                 }
             });
-            let failed = (0..200).find_map(|_| LockFile::acquire(path.clone(), 0o600).err());
+            let failed = (0..200).find_map(|_| LockFile::acquire(&path, Access::mode(0o600)).err());
             done.store(true, std::sync::atomic::Ordering::Relaxed);
             assert!(failed.is_none(), "{failed:?}");
         });
@@ -207,7 +252,11 @@ mod tests {
         let path = folder.path().join("name.lock");
         fs::write(&path, "").unwrap();
         assert_eq!(LockFile::is_held(&path), Some(false));
-        assert!(LockFile::acquire(path, 0o600).unwrap().was_left_behind());
+        assert!(
+            LockFile::acquire(&path, Access::mode(0o600))
+                .unwrap()
+                .was_left_behind()
+        );
     }
 
     #[test]
@@ -215,19 +264,47 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, target) = (folder.path().join("a.lock"), folder.path().join("target"));
         fs::write(&target, "precious").unwrap();
-        std::os::unix::fs::symlink(&target, &path).unwrap();
+        symlink(&target, &path).unwrap();
         assert!(matches!(
-            LockFile::acquire(path, 0o666),
+            LockFile::acquire(&path, Access::mode(0o666)),
             Err(LockError::Unavailable(_))
         ));
         assert_eq!(fs::read(&target).unwrap(), b"precious");
     }
 
     #[test]
+    fn a_folder_that_is_a_link_or_becomes_one_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sub, precious) = (folder.path().join("sub"), folder.path().join("precious"));
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("a.lock"), "").unwrap();
+        let files = || fs::read_dir(&precious).unwrap().count();
+
+        symlink(&precious, &sub).unwrap();
+        for name in ["a.lock", "b.lock"] {
+            assert!(matches!(
+                LockFile::acquire(&sub.join(name), Access::mode(0o666)),
+                Err(LockError::Unavailable(_))
+            ));
+        }
+        assert_eq!(LockFile::is_held(&sub.join("a.lock")), None);
+        assert_eq!(files(), 1);
+
+        fs::remove_file(&sub).unwrap();
+        let lock = LockFile::acquire(&sub.join("a.lock"), Access::mode(0o666)).unwrap();
+        let moved = folder.path().join("moved");
+        fs::rename(&sub, &moved).unwrap();
+        symlink(&precious, &sub).unwrap();
+        drop(lock);
+        assert_eq!(files(), 1, "what is there is not ours to remove");
+        assert_eq!(fs::read_dir(moved).unwrap().count(), 1);
+    }
+
+    #[test]
     fn the_folder_is_for_everybody() {
         let folder = tempfile::tempdir().unwrap();
         let sub = folder.path().join("sub");
-        let _lock = LockFile::acquire(sub.join("a.lock"), 0o640).unwrap();
+        let _lock = LockFile::acquire(&sub.join("a.lock"), Access::mode(0o640)).unwrap();
         assert_eq!(fs::metadata(&sub).unwrap().mode() & 0o7777, 0o1777);
         assert_eq!(
             fs::metadata(sub.join("a.lock")).unwrap().mode() & 0o777,

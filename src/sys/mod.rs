@@ -4,6 +4,7 @@
 //! GStreamer memory lives here; everything it offers is safe to call with any argument, whatever
 //! another process does to the bytes meanwhile.
 
+pub mod access;
 pub mod area;
 pub mod fault;
 pub mod host;

@@ -16,6 +16,7 @@ use glibc::Count;
 #[cfg(not(all(target_env = "gnu", target_pointer_width = "64")))]
 use posix::Count;
 
+use super::access::Access;
 use super::shm::{self, ShmFile};
 
 /// How long [`Semaphore::try_wait_briefly`] looks: about what it costs to be put to sleep and woken.
@@ -38,16 +39,16 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// Makes `/name` with the count 0 and exactly `mode`, in place of what has that name. It is made
+    /// Makes `/name` with the count 0 and exactly this access, in place of what has that name. It is made
     /// under another name that nobody else uses, in place of a leftover: who is killed meanwhile
     /// leaves that at most.
     #[cfg(target_env = "gnu")]
-    pub fn create(name: &str, other_name: &str, mode: u32) -> io::Result<Self> {
+    pub fn create(name: &str, other_name: &str, access: Access) -> io::Result<Self> {
         match Self::unlink(other_name) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
             _ => {}
         }
-        let made = Self::create_new(other_name, mode).and_then(|sem| {
+        let made = Self::create_new(other_name, access).and_then(|sem| {
             Self::rename(other_name, name)?;
             Ok(sem)
         });
@@ -59,17 +60,17 @@ impl Semaphore {
 
     /// Other libraries keep their semaphores elsewhere.
     #[cfg(not(target_env = "gnu"))]
-    pub fn create(name: &str, _other_name: &str, mode: u32) -> io::Result<Self> {
+    pub fn create(name: &str, _other_name: &str, access: Access) -> io::Result<Self> {
         match Self::unlink(name) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
             _ => {}
         }
-        Self::create_new(name, mode)
+        Self::create_new(name, access)
     }
 
     /// Makes `/name`; `EEXIST` if there is one.
-    fn create_new(name: &str, mode: u32) -> io::Result<Self> {
-        Count::create_new(name, mode).map(Self::of)
+    fn create_new(name: &str, access: Access) -> io::Result<Self> {
+        Count::create_new(name, access).map(Self::of)
     }
 
     /// Opens the existing `/name`.
@@ -166,7 +167,7 @@ mod tests {
 
     fn unnamed(tag: &str) -> Semaphore {
         let name = format!("zb-unit-sem-{}-{tag}", std::process::id());
-        let sem = Semaphore::create_new(&name, 0o600).unwrap();
+        let sem = Semaphore::create_new(&name, Access::mode(0o600)).unwrap();
         Semaphore::unlink(&name).unwrap();
         sem
     }
@@ -188,10 +189,10 @@ mod tests {
         let (name, other) = ["name", "other"]
             .map(|tag| format!("zb-unit-sem-{}-create-{tag}", std::process::id()))
             .into();
-        let old = Semaphore::create(&name, &other, 0o666).unwrap();
+        let old = Semaphore::create(&name, &other, Access::mode(0o666)).unwrap();
         old.post().unwrap();
         fs::write(path(&other), b"left").unwrap();
-        let new = Semaphore::create(&name, &other, 0o640).unwrap();
+        let new = Semaphore::create(&name, &other, Access::mode(0o640)).unwrap();
         let mode = fs::metadata(path(&name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         assert!(!path(&other).exists());
@@ -202,7 +203,7 @@ mod tests {
         assert!(new.try_wait().unwrap());
         // What cannot be replaced is an error, which leaves nothing.
         fs::create_dir(path(&name)).unwrap();
-        assert!(Semaphore::create(&name, &other, 0o600).is_err());
+        assert!(Semaphore::create(&name, &other, Access::mode(0o600)).is_err());
         assert!(!path(&other).exists());
         fs::remove_dir(path(&name)).unwrap();
     }
@@ -210,7 +211,7 @@ mod tests {
     /// One whose file another process would write to.
     fn open_to_others(tag: &str) -> (Semaphore, fs::File) {
         let name = format!("zb-unit-sem-{}-{tag}", std::process::id());
-        let sem = Semaphore::create_new(&name, 0o600).unwrap();
+        let sem = Semaphore::create_new(&name, Access::mode(0o600)).unwrap();
         let file = fs::OpenOptions::new().write(true).open(path(&name));
         Semaphore::unlink(&name).unwrap();
         (sem, file.unwrap())
@@ -249,7 +250,7 @@ mod tests {
     fn it_is_one_with_those_of_the_c_library_which_wake_each_other() {
         let name = format!("zb-unit-sem-{}-c", std::process::id());
         let c_name = std::ffi::CString::new(format!("/{name}")).unwrap();
-        let ours = Semaphore::create_new(&name, 0o600).unwrap();
+        let ours = Semaphore::create_new(&name, Access::mode(0o600)).unwrap();
         // SAFETY: a valid C string.
         let theirs = unsafe { libc::sem_open(c_name.as_ptr(), 0) };
         assert_ne!(theirs, libc::SEM_FAILED);

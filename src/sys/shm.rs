@@ -1,11 +1,11 @@
 //! POSIX shared memory: the file, its mapping, and bounds-checked access to the mapping.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
 
+use super::access::Access;
 use super::fault::{Gone, Guard};
 use super::page_size;
 
@@ -38,7 +39,7 @@ pub struct ShmFile {
 
 impl ShmFile {
     /// Makes a new object; `EEXIST` if the name is taken. Its mode is 0600 until
-    /// [`ShmFile::set_mode`].
+    /// [`ShmFile::give`].
     pub fn create_new(name: &str) -> io::Result<Self> {
         Self::open_with(name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)
     }
@@ -76,9 +77,9 @@ impl ShmFile {
         Self::unlink(from)
     }
 
-    /// Sets the mode whatever the umask is.
-    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.file.set_permissions(Permissions::from_mode(mode))
+    /// Says who may open it.
+    pub fn give(&self, access: Access) -> io::Result<()> {
+        access.give(&self.file)
     }
 
     /// Size in bytes at this moment.

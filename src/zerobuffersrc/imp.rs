@@ -77,6 +77,7 @@ struct Settings {
     max_payload_size: u64,
     metadata_size: u64,
     perms: u32,
+    group: Option<String>,
     caps: Option<gst::Caps>,
     on_writer_exit: OnWriterExit,
     on_writer_death: OnWriterDeath,
@@ -93,6 +94,7 @@ impl Default for Settings {
             max_payload_size: DEFAULT_MAX_PAYLOAD_SIZE,
             metadata_size: DEFAULT_METADATA_SIZE,
             perms: DEFAULT_PERMS,
+            group: None,
             caps: None,
             on_writer_exit: OnWriterExit::default(),
             on_writer_death: OnWriterDeath::default(),
@@ -104,6 +106,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Says who may use the buffer.
+    fn shared(&self, config: BufferConfig) -> Result<BufferConfig, Error> {
+        let config = config.with_permissions(self.perms);
+        match &self.group {
+            Some(group) => config.with_group(group),
+            None => Ok(config),
+        }
+    }
+
     /// What comes after a writer that closed, or died.
     fn after(&self, died: bool) -> OnWriterDeath {
         match (self.on_writer_death, self.on_writer_exit) {
@@ -204,6 +215,15 @@ impl ObjectImpl for ZeroBufferSrc {
                     .default_value(DEFAULT_PERMS)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecString::builder("group")
+                    .nick("Group")
+                    .blurb(
+                        "Group of the shared memory, the semaphores and the lock file, by name or \
+                         number: with perms=0660 its members may write (not set: the group of \
+                         this process)",
+                    )
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Caps>("caps")
                     .nick("Caps")
                     .blurb("Caps of the stream, for writers whose metadata does not tell them")
@@ -290,6 +310,7 @@ impl ObjectImpl for ZeroBufferSrc {
             }
             "frame-prefix" => settings.frame_prefix = value.get().unwrap_or_default(),
             "perms" => settings.perms = value.get().unwrap_or(DEFAULT_PERMS),
+            "group" => settings.group = value.get().unwrap_or_default(),
             "caps" => settings.caps = value.get().unwrap_or_default(),
             "on-writer-exit" => settings.on_writer_exit = value.get().unwrap_or_default(),
             "on-writer-death" => settings.on_writer_death = value.get().unwrap_or_default(),
@@ -308,6 +329,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "metadata-size" => settings.metadata_size.to_value(),
             "frame-prefix" => settings.frame_prefix.to_value(),
             "perms" => settings.perms.to_value(),
+            "group" => settings.group.to_value(),
             "caps" => settings.caps.to_value(),
             "on-writer-exit" => settings.on_writer_exit.to_value(),
             "on-writer-death" => settings.on_writer_death.to_value(),
@@ -538,8 +560,9 @@ impl ZeroBufferSrc {
             }
             size => BufferConfig::new(settings.metadata_size, size),
         };
-        let config = config.with_permissions(settings.perms);
-        let reader = Reader::create(&name, &config).map_err(|err| element::message(&err))?;
+        let reader = (settings.shared(config))
+            .and_then(|config| Reader::create(&name, &config))
+            .map_err(|err| element::message(&err))?;
         // Whatever downstream holds on to, the writer never waits for it.
         reader.set_evacuation(true);
         if let Some(err) = reader.lock_problem() {
@@ -623,10 +646,8 @@ impl ZeroBufferSrc {
         if size.next_multiple_of(64) == reader.payload_size() {
             return;
         }
-        let config = BufferConfig::new(settings.metadata_size, size)
-            .with_permissions(settings.perms)
-            .with_resizing();
-        match reader.replace(&config) {
+        let config = BufferConfig::new(settings.metadata_size, size).with_resizing();
+        match (settings.shared(config)).and_then(|config| reader.replace(&config)) {
             Ok(next) => {
                 gst::info!(
                     CAT,

@@ -93,11 +93,14 @@ impl RawSem {
 
     /// `kind` is `w` or `r`.
     pub fn open(kind: char, name: &str) -> Self {
+        Self::try_open(kind, name)
+            .unwrap_or_else(|| panic!("there is no {}", Self::path(kind, name).display()))
+    }
+
+    pub fn try_open(kind: char, name: &str) -> Option<Self> {
         let path = Self::path(kind, name);
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        RawSem {
-            file: file.unwrap_or_else(|err| panic!("{}: {err}", path.display())),
-        }
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        Some(RawSem { file: file.ok()? })
     }
 
     /// Makes one with this count, as sem_open would.

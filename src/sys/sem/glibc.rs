@@ -6,10 +6,10 @@
 //! the same since version 2.21, and has to stay so, since programs share them: the first word is
 //! the count (lower half) and how many wait for it (upper half); who waits does so on the count.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
+use crate::sys::access::Access;
 use crate::sys::fault::{Gone, Guard};
 
 const SIZE: usize = size_of::<libc::sem_t>();
@@ -44,7 +45,7 @@ impl Count {
     ///
     /// What sem_open does with O_CREAT, step by step, but for the file of a random name under which
     /// that begins: it would stay for ever if we were killed then.
-    pub fn create_new(name: &str, mode: u32) -> io::Result<Self> {
+    pub fn create_new(name: &str, access: Access) -> io::Result<Self> {
         let mut sem = MaybeUninit::<libc::sem_t>::zeroed();
         // SAFETY: room for a sem_t; shared by processes, with the count 0.
         Errno::result(unsafe { libc::sem_init(sem.as_mut_ptr(), 1, 0) })?;
@@ -59,8 +60,7 @@ impl Count {
             .custom_flags(libc::O_NOFOLLOW)
             .open(super::path(name))?;
         file.write_all(bytes)?;
-        // Whatever the umask is, which applies to a file that is made.
-        file.set_permissions(Permissions::from_mode(mode))?;
+        access.give(&file)?;
         Self::map(&file)
     }
 

@@ -1,14 +1,15 @@
 //! Semaphores by the functions of the C library.
 
 use std::ffi::CString;
-use std::fs::{self, Permissions};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::fs::PermissionsExt;
 use std::ptr::NonNull;
 use std::time::Duration;
 
 use nix::errno::Errno;
+
+use crate::sys::access::Access;
 
 /// How many are forgotten at a time: each is a call.
 const MOST_AT_ONCE: u32 = 1024;
@@ -25,8 +26,8 @@ unsafe impl Sync for Count {}
 
 impl Count {
     /// Makes one; `EEXIST` if there is one. Where it is not known where the library keeps it, the
-    /// mode stays 0600 less the umask.
-    pub fn create_new(name: &str, mode: u32) -> io::Result<Self> {
+    /// mode stays 0600 less the umask, and the group that of the process.
+    pub fn create_new(name: &str, access: Access) -> io::Result<Self> {
         let c_name = c_name(name)?;
         // SAFETY: a valid C string; the variadic arguments are those that O_CREAT asks for.
         let made = Self::from_raw(unsafe {
@@ -38,7 +39,7 @@ impl Count {
             )
         })?;
         if cfg!(target_env = "gnu") {
-            fs::set_permissions(super::path(name), Permissions::from_mode(mode))?;
+            access.give(&File::open(super::path(name))?)?;
         }
         Ok(made)
     }
