@@ -94,9 +94,22 @@ fn comments_in(folder: &str) -> Vec<Document> {
 }
 
 fn doc_comments(code: &str) -> String {
-    let comment = |line: &str| {
+    // `/**` to `*/` is how GStreamer has the documentation of an element.
+    let mut in_block = false;
+    let mut comment = |line: &str| {
         let line = line.trim_start();
-        let text = line.strip_prefix("//!").or(line.strip_prefix("///"))?;
+        if line.starts_with("/**") {
+            in_block = true;
+            return None;
+        }
+        if line.starts_with("*/") {
+            in_block = false;
+            return None;
+        }
+        let text = match in_block {
+            true => line.strip_prefix('*')?,
+            false => line.strip_prefix("//!").or(line.strip_prefix("///"))?,
+        };
         Some(text.strip_prefix(' ').unwrap_or(text).to_string())
     };
     let lines: Vec<String> = code
@@ -578,7 +591,7 @@ fn every_command_and_python_program_on_the_pages_runs() {
 
 #[test]
 fn every_command_in_the_comments_of_the_code_runs() {
-    assert!(run_all(&comments()) >= 2, "one for each element");
+    assert!(run_all(&comments()) >= 4, "two for each element");
 }
 
 #[test]

@@ -1,31 +1,37 @@
-//! The writer of a ZeroBuffer as a sink element.
-//!
-//! It attaches to the buffer that a reader (`zerobuffersrc`, or any ZeroBuffer reader in another
-//! language) has made under `buffer-name`, sends the caps as metadata and each buffer as a frame.
-//! The end of the stream closes the buffer for this writer; the reader still gets every frame.
-//!
-//! It proposes a pool whose buffers are room in the ring: raw video that upstream renders into them
-//! is not copied. Everything else, and everything for a reader in another language, is copied once.
-//!
-//! While there is no reader it holds the stream, or drops (`wait-for-connection=false`); while the
-//! ring is full it holds the stream, or drops (`on-full=drop`). A reader that goes away is as if
-//! there had been none yet, unless `on-reader-gone` says otherwise. What is dropped is counted in
-//! `stats`, and told by QoS messages.
-//!
-//! ## Example launch line
-//!
-//! ```bash
-//! gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobuffersink buffer-name=cam
-//! gst-launch-1.0 zerobuffersrc buffer-name=cam ! videoconvert ! autovideosink
-//! ```
-//!
-//! A sender that never waits, and sends as fast as frames come:
-//!
-//! ```bash
-//! gst-launch-1.0 videotestsrc is-live=true ! zerobuffersink buffer-name=fast sync=false on-full=drop wait-for-connection=false
-//! gst-launch-1.0 zerobuffersrc buffer-name=fast ! fakesink
-//! ```
-
+/**
+ * SECTION:element-zerobuffersink
+ * @see_also: zerobuffersrc, shmsink, unixfdsink
+ *
+ * The writer of a ZeroBuffer as a sink element.
+ *
+ * It attaches to the buffer that a reader (`zerobuffersrc`, or any ZeroBuffer reader in another
+ * language) has made under `buffer-name`, sends the caps as metadata and each buffer as a frame.
+ * The end of the stream closes the buffer for this writer; the reader still gets every frame.
+ *
+ * It proposes a pool whose buffers are room in the ring: raw video that upstream renders into them
+ * is not copied. Everything else, and everything for a reader in another language, is copied once.
+ *
+ * While there is no reader it holds the stream, or drops (`wait-for-connection=false`); while the
+ * ring is full it holds the stream, or drops (`on-full=drop`). A reader that goes away is as if
+ * there had been none yet, unless `on-reader-gone` says otherwise. What is dropped is counted in
+ * `stats`, and told by QoS messages.
+ *
+ * ## Example launch line
+ *
+ * ```bash
+ * gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobuffersink buffer-name=cam
+ * gst-launch-1.0 zerobuffersrc buffer-name=cam ! videoconvert ! autovideosink
+ * ```
+ *
+ * A sender that never waits, and sends as fast as frames come:
+ *
+ * ```bash
+ * gst-launch-1.0 videotestsrc is-live=true ! zerobuffersink buffer-name=fast sync=false on-full=drop wait-for-connection=false
+ * gst-launch-1.0 zerobuffersrc buffer-name=fast ! fakesink
+ * ```
+ *
+ * Since: 0.1
+ */
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gst::glib;
@@ -172,7 +178,7 @@ impl ObjectImpl for ZeroBufferSink {
                     .nick("Frames")
                     .blurb(
                         "For how many frames a zerobuffersrc with payload-size=0 is asked to make \
-                         room",
+                         room: more than 3 where upstream or downstream keeps some",
                     )
                     .minimum(1)
                     .maximum(1000)
@@ -183,7 +189,7 @@ impl ObjectImpl for ZeroBufferSink {
                     .nick("Timeout")
                     .blurb(
                         "Longest wait for a reader or for room, in nanoseconds; when it is over \
-                         the element posts an error (0 = without end)",
+                         the element posts an error (5000000000 = 5 s; 0 = without end)",
                     )
                     .mutable_playing()
                     .build(),
@@ -264,7 +270,8 @@ impl ElementImpl for ZeroBufferSink {
                 "ZeroBuffer sink",
                 "Sink/Video",
                 "Sends frames to another process through a ZeroBuffer ring in shared memory; the \
-                 reader there is zerobuffersrc or any ZeroBuffer v1 reader",
+                 reader there is zerobuffersrc or any ZeroBuffer v1 reader, and may come before \
+                 or after; raw video can be rendered into the ring",
                 "The gst-plugin-zerobuffer developers",
             )
         });

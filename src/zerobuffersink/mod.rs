@@ -64,6 +64,13 @@ glib::wrapper! {
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    #[cfg(feature = "doc")]
+    {
+        // So that GStreamer's documentation shows them with the element.
+        OnReaderGone::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        OnFull::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        OnCapsChange::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    }
     gst::Element::register(
         Some(plugin),
         "zerobuffersink",

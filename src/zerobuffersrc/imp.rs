@@ -1,27 +1,33 @@
-//! The reader of a ZeroBuffer as a source element.
-//!
-//! It makes the buffer `buffer-name` and outputs each frame that a writer (`zerobuffersink`, or any
-//! ZeroBuffer writer in another language) puts into it, as read-only memory that is the ring
-//! itself. Downstream may hold frames as long as it likes: when the writer needs their room, they
-//! are copied out of the ring and keep their address. Its caps are those that the writer's metadata
-//! tells, or the property `caps` if it tells none. When the writer has gone and all its frames are
-//! out, the stream ends, or the next writer is waited for (`on-writer-exit=wait`; of one that died
-//! `on-writer-death` may say something else).
-//!
-//! ## Example launch line
-//!
-//! ```bash
-//! gst-launch-1.0 zerobuffersrc buffer-name=cam ! videoconvert ! autovideosink
-//! gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobuffersink buffer-name=cam
-//! ```
-//!
-//! A ring of its own size, open to writers of all users, for one writer after another:
-//!
-//! ```bash
-//! gst-launch-1.0 zerobuffersrc buffer-name=open payload-size=8000000 perms=0666 on-writer-exit=wait ! videoconvert ! autovideosink
-//! gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=open
-//! ```
-
+/**
+ * SECTION:element-zerobuffersrc
+ * @see_also: zerobuffersink, shmsrc, unixfdsrc
+ *
+ * The reader of a ZeroBuffer as a source element.
+ *
+ * It makes the buffer `buffer-name` and outputs each frame that a writer (`zerobuffersink`, or any
+ * ZeroBuffer writer in another language) puts into it, as read-only memory that is the ring
+ * itself. Downstream may hold frames as long as it likes: when the writer needs their room, they
+ * are copied out of the ring and keep their address. Its caps are those that the writer's metadata
+ * tells, or the property `caps` if it tells none. When the writer has gone and all its frames are
+ * out, the stream ends, or the next writer is waited for (`on-writer-exit=wait`; of one that died
+ * `on-writer-death` may say something else).
+ *
+ * ## Example launch line
+ *
+ * ```bash
+ * gst-launch-1.0 zerobuffersrc buffer-name=cam ! videoconvert ! autovideosink
+ * gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobuffersink buffer-name=cam
+ * ```
+ *
+ * A ring of its own size, open to writers of all users, for one writer after another:
+ *
+ * ```bash
+ * gst-launch-1.0 zerobuffersrc buffer-name=open payload-size=8000000 perms=0666 on-writer-exit=wait ! videoconvert ! autovideosink
+ * gst-launch-1.0 videotestsrc ! zerobuffersink buffer-name=open
+ * ```
+ *
+ * Since: 0.1
+ */
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gst::glib;
@@ -192,14 +198,20 @@ impl ObjectImpl for ZeroBufferSrc {
                     .build(),
                 glib::ParamSpecUInt64::builder("max-payload-size")
                     .nick("Maximum payload size")
-                    .blurb("Most bytes that the ring may grow to with payload-size=0")
+                    .blurb(
+                        "Most bytes that the ring may grow to with payload-size=0; as much of it as \
+                         is needed has to be free in /dev/shm",
+                    )
                     .minimum(1)
                     .default_value(DEFAULT_MAX_PAYLOAD_SIZE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt64::builder("metadata-size")
                     .nick("Metadata size")
-                    .blurb("Bytes for the metadata, which carries the caps")
+                    .blurb(
+                        "Bytes for the metadata, which carries the caps: 65536 hold those with \
+                         any codec's headers; the rest of the block stays free",
+                    )
                     .minimum(1)
                     .default_value(DEFAULT_METADATA_SIZE)
                     .mutable_ready()
@@ -226,7 +238,11 @@ impl ObjectImpl for ZeroBufferSrc {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Caps>("caps")
                     .nick("Caps")
-                    .blurb("Caps of the stream, for writers whose metadata does not tell them")
+                    .blurb(
+                        "Caps of the stream, for writers whose metadata does not tell them; all \
+                         fields with one value (video/x-raw,format=RGB,width=640,height=480,\
+                         framerate=30/1)",
+                    )
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecEnum::builder_with_default(
@@ -259,8 +275,9 @@ impl ObjectImpl for ZeroBufferSrc {
                 glib::ParamSpecUInt64::builder("latency")
                     .nick("Latency")
                     .blurb(
-                        "Nanoseconds that a frame may take to come over; sinks behind that \
-                         synchronise show frames so much later than the sender, and none too late",
+                        "Nanoseconds that a frame may take to come over (2000000 = 2 ms); sinks behind \
+                         that synchronise show frames so much later than the sender, and none too \
+                         late",
                     )
                     .default_value(DEFAULT_LATENCY.nseconds())
                     .mutable_playing()
@@ -368,7 +385,8 @@ impl ElementImpl for ZeroBufferSrc {
                 "ZeroBuffer source",
                 "Source/Video",
                 "Receives frames from another process through a ZeroBuffer ring in shared memory; \
-                 the writer there is zerobuffersink or any ZeroBuffer v1 writer",
+                 the writer there is zerobuffersink or any ZeroBuffer v1 writer, and may come \
+                 before or after; it tells the caps",
                 "The gst-plugin-zerobuffer developers",
             )
         });

@@ -57,6 +57,13 @@ glib::wrapper! {
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    #[cfg(feature = "doc")]
+    {
+        // So that GStreamer's documentation shows them with the element.
+        OnWriterExit::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        OnWriterDeath::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        Timestamps::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    }
     gst::Element::register(
         Some(plugin),
         "zerobuffersrc",
