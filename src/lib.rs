@@ -29,6 +29,8 @@ mod memory;
 mod metas;
 #[cfg(feature = "plugin")]
 mod peer_text;
+#[cfg(feature = "plugin")]
+mod peers;
 pub mod protocol;
 #[cfg(feature = "plugin")]
 mod qos;

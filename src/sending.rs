@@ -158,6 +158,9 @@ pub trait Sends: ElementImpl {
         Ok(())
     }
 
+    /// The reader has gone.
+    fn lost_reader(&self, _why: &Error) {}
+
     /// Another reader has been told of the stream.
     fn reader_came(&self) {}
 
@@ -639,6 +642,7 @@ pub trait Sends: ElementImpl {
         gst::info!(Self::category(), imp = self, "{why}");
         self.disconnect("the reader has gone");
         self.state().gone = Some(why.to_string());
+        self.lost_reader(why);
     }
 
     /// The reader has made the ring anew: the stream goes on there.

@@ -36,6 +36,7 @@ const PROPERTIES: [(&str, &[&str]); 2] = [
             "frame-prefix",
             "is-live",
             "latency",
+            "leaky",
             "max-payload-size",
             "metadata-size",
             "on-writer-death",

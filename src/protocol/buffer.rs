@@ -109,6 +109,12 @@ impl Names {
         }
     }
 
+    fn closed(&self) -> Error {
+        Error::ReaderClosed {
+            name: self.name.clone(),
+        }
+    }
+
     pub fn corrupt(&self, what: impl Into<String>) -> Error {
         Error::Corrupt {
             name: self.name.clone(),
@@ -611,6 +617,35 @@ pub struct Attached {
 /// Finds a buffer, checks it, and makes this process its writer. Whoever tries again keeps the
 /// `patience`.
 pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
+    let segment = open(names)?;
+    let attached = attach_to(names, &segment, patience);
+    // What was read of it then is worth nothing, not even as an error.
+    if segment.is_gone() {
+        return Err(names.gone());
+    }
+    attached
+}
+
+/// The pid of the living reader of a buffer, to which nothing is done.
+pub fn find_reader(names: &Names) -> Result<u64> {
+    let segment = open(names)?;
+    let found = Oieb::of(&segment).ok_or_else(|| names.not_found());
+    let found = found.and_then(|oieb| {
+        let sizes = check(names, oieb, segment.len())?;
+        let abilities = extension::abilities(&segment, &sizes);
+        living_reader(names, &segment, oieb, abilities, &Watch::new(READER_LOCK))
+    });
+    if segment.is_gone() {
+        return Err(names.gone());
+    }
+    if !segment.file().is_linked() {
+        return Err(names.not_found());
+    }
+    found
+}
+
+/// Opens and maps what may be a buffer.
+fn open(names: &Names) -> Result<Arc<Segment>> {
     let path = shm::path(&names.segment);
     let file = ShmFile::open(&names.segment).map_err(|err| match err.kind() {
         io::ErrorKind::NotFound => names.not_found(),
@@ -630,13 +665,7 @@ pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
     let segment = file
         .map(len)
         .map_err(|err| names.os("mapping the shared memory", err))?;
-    let segment = Arc::new(segment);
-    let attached = attach_to(names, &segment, patience);
-    // What was read of it then is worth nothing, not even as an error.
-    if segment.is_gone() {
-        return Err(names.gone());
-    }
-    attached
+    Ok(Arc::new(segment))
 }
 
 fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> Result<Attached> {
@@ -656,27 +685,7 @@ fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> 
     }
     let abilities = extension::abilities(segment, &sizes);
     let reader = Watch::new(READER_LOCK);
-    let pid = oieb.get(offset::READER_PID);
-    let closed = || Error::ReaderClosed {
-        name: names.name.clone(),
-    };
-    if pid == 0 {
-        return Err(closed());
-    }
-    let hints = Hints {
-        holds_lock: abilities.holds_lock(),
-        progress: oieb.get(offset::PAYLOAD_READ_COUNT),
-        lock_file: Some(&names.lock),
-    };
-    if reader.is_dead(segment, pid, hints) {
-        return Err(match oieb.get(offset::READER_PID) {
-            0 => closed(),
-            pid => Error::ReaderDead {
-                name: names.name.clone(),
-                pid,
-            },
-        });
-    }
+    living_reader(names, segment, oieb, abilities, &reader)?;
     claim_writer(names, segment, &sizes, oieb, patience)?;
     // The reader may have closed while we came; `Reader::close_if_unused` looks for us after it has
     // stored its 0, we for its 0 after we have stored our pid (SeqCst, both), so one of us sees.
@@ -690,7 +699,7 @@ fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> 
             Ordering::Release,
             Ordering::Relaxed,
         );
-        return Err(closed());
+        return Err(names.closed());
     }
     if abilities != Abilities::default() {
         extension::count_attachment(segment, &sizes);
@@ -706,6 +715,35 @@ fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> 
         sem_read,
         reader,
     })
+}
+
+/// The pid of the reader, if it is there and alive.
+fn living_reader(
+    names: &Names,
+    segment: &Segment,
+    oieb: Oieb,
+    abilities: Abilities,
+    reader: &Watch,
+) -> Result<u64> {
+    let pid = oieb.get(offset::READER_PID);
+    if pid == 0 {
+        return Err(names.closed());
+    }
+    let hints = Hints {
+        holds_lock: abilities.holds_lock(),
+        progress: oieb.get(offset::PAYLOAD_READ_COUNT),
+        lock_file: Some(&names.lock),
+    };
+    if reader.is_dead(segment, pid, hints) {
+        return Err(match oieb.get(offset::READER_PID) {
+            0 => names.closed(),
+            pid => Error::ReaderDead {
+                name: names.name.clone(),
+                pid,
+            },
+        });
+    }
+    Ok(pid)
 }
 
 fn check(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {

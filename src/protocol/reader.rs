@@ -1,6 +1,7 @@
 //! The reading end: it makes the buffer, owns it, and lends out the frames in it.
 
 mod copies;
+mod newest;
 mod records;
 mod replace;
 
@@ -179,6 +180,7 @@ struct Shared {
     bytes: AtomicU64,
     waits: AtomicU64,
     messages: AtomicU64,
+    skipped: AtomicU64,
 }
 
 /// Where the reader is. Our own copy; what stands in the OIEB is for others.
@@ -287,6 +289,7 @@ impl Reader {
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),
                 messages: AtomicU64::new(0),
+                skipped: AtomicU64::new(0),
             }),
         }
     }
@@ -324,7 +327,7 @@ impl Reader {
         let waiting = wait.into().start();
         let mut passed = 0;
         loop {
-            if let Item::Frame(frame) = self.next(&waiting)? {
+            if let Item::Frame(frame) = self.next(&waiting, false)? {
                 return Ok(frame);
             }
             // Also when the time is over all messages are passed over that are there, but not those
@@ -339,7 +342,8 @@ impl Reader {
         }
     }
 
-    fn next(&self, waiting: &Waiting) -> Result<Item> {
+    /// With `newest` frames before the newest are skipped.
+    fn next(&self, waiting: &Waiting, newest: bool) -> Result<Item> {
         let shared = &self.shared;
         let mut waited = false;
         let mut slices = 0;
@@ -349,7 +353,7 @@ impl Reader {
             }
             shared.usable()?;
             if shared.has_post()?
-                && let Some(item) = self.take_announced()?
+                && let Some(item) = self.take_announced(newest)?
             {
                 return Ok(item);
             }
@@ -372,7 +376,7 @@ impl Reader {
                 slices += 1;
             }
             if shared.wait_write(sleep.unwrap_or_default())? {
-                if let Some(item) = self.take_announced()? {
+                if let Some(item) = self.take_announced(newest)? {
                     return Ok(item);
                 }
                 if sleep.is_some() {
@@ -382,7 +386,7 @@ impl Reader {
             if let WriterState::Dead { pid } = state {
                 shared.mend(pid);
             }
-            if gone && let Some(item) = self.take(false)? {
+            if gone && let Some(item) = self.take(false, newest)? {
                 return Ok(item);
             }
             // Who is gone may be an end that has taken the memory away.
@@ -417,8 +421,8 @@ impl Reader {
     /// With a post that was taken: the next frame or message, if there is one. If not, all posts that
     /// there are announce nothing. There may be thousands of millions, which would take minutes one
     /// by one.
-    fn take_announced(&self) -> Result<Option<Item>> {
-        let item = self.take(true)?;
+    fn take_announced(&self, newest: bool) -> Result<Option<Item>> {
+        let item = self.take(true, newest)?;
         if item.is_some() {
             return Ok(item);
         }
@@ -430,7 +434,7 @@ impl Reader {
         };
         // Before the second look: what these announce is there then, since it was before they were.
         let posts = sem.value().map_err(sem_error)?;
-        let item = self.take(true)?;
+        let item = self.take(true, newest)?;
         if item.is_none() && posts > 0 {
             sem.forget(posts).map_err(sem_error)?;
         }
@@ -441,7 +445,7 @@ impl Reader {
     ///
     /// One that is not `announced` by a post is what a writer left that died before its post. It is
     /// taken if it is whole; if it is not, nobody said that it would be.
-    fn take(&self, announced: bool) -> Result<Option<Item>> {
+    fn take(&self, announced: bool, newest: bool) -> Result<Option<Item>> {
         let shared = &self.shared;
         let mut position = shared.position();
         if let Some(broken) = &position.broken {
@@ -489,14 +493,15 @@ impl Reader {
         if found.message {
             return Ok(Some(shared.take_message(position, &found, records)));
         }
+        if newest && shared.is_newer_there(found.end(), found.sequence) {
+            return Ok(Some(shared.skip(position, &found, records)));
+        }
         let start = shared.sizes.payload_start() + found.end() - found.len;
         let (start, len) = (start as usize, found.len as usize);
         let place = shared.place(start, len)?;
-        position.at = found.end();
-        position.next = found.sequence.wrapping_add(1);
-        position.writers += u64::from(found.sequence == FIRST_SEQUENCE);
-        position.writer_came = true;
-        shared.note_read(&found);
+        shared.pass(&mut position, &found);
+        shared.frames.fetch_add(1, Ordering::Relaxed);
+        shared.bytes.fetch_add(found.len, Ordering::Relaxed);
         let ticket = shared.hand_out(&found, &place);
         drop(position);
         let bytes = shared.settle(place, start, ticket)?;
@@ -813,14 +818,17 @@ impl Shared {
         }
     }
 
+    /// Goes on behind a frame.
+    fn pass(&self, position: &mut Position, found: &Found) {
+        position.at = found.end();
+        position.next = found.sequence.wrapping_add(1);
+        position.writers += u64::from(found.sequence == FIRST_SEQUENCE);
+        position.writer_came = true;
+        self.note_read(found);
+    }
+
     /// For others to see; we go by our own copies.
     fn note_read(&self, found: &Found) {
-        if found.message {
-            self.messages.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.frames.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(found.len, Ordering::Relaxed);
-        }
         if let Some(oieb) = self.oieb() {
             // After an exact fit this is the size itself until the next frame: Python's writer
             // takes 0 for a reader that has not begun.
@@ -1036,6 +1044,13 @@ enum Bytes {
 pub enum Item {
     /// A frame, with the records that belong to it.
     Frame(Frame),
+    /// A frame that was only skipped, for a newer one; see [`Reader::read_newest`].
+    Skipped {
+        /// The number that the writer gave it.
+        sequence: u64,
+        /// What came along with it.
+        records: Records,
+    },
     /// Records that belong to no frame. They are said between the frames before and behind.
     Message(Records),
     /// The writer asks for a ring of so many bytes; see [`Reader::replace`].

@@ -166,6 +166,15 @@ impl Writer {
         Ok(writer)
     }
 
+    /// The process id of the reader of buffer `name`, if there is one and it is alive; in its own pid
+    /// namespace. Only looks: nothing is attached to, and the buffer may have a writer.
+    ///
+    /// # Errors
+    /// As [`Writer::attach`], but for [`Error::WriterAlreadyConnected`].
+    pub fn find_reader(name: &str) -> Result<u64> {
+        buffer::find_reader(&Names::new(name)?)
+    }
+
     /// Attaches as soon as there is a reader.
     ///
     /// # Errors

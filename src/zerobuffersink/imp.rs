@@ -47,7 +47,8 @@ use super::pausing::Pausing;
 use super::{OnCapsChange, OnFull, OnReaderGone};
 use crate::element::{self, Connection, Counters};
 use crate::frame_prefix::FramePrefix;
-use crate::protocol::Error;
+use crate::peers::{self, Peers, Reason, Seen};
+use crate::protocol::{Error, Writer};
 use crate::qos::{LeftOut, Qos};
 use crate::sending::{Policy, Sending, Sends, State, Stop, connection};
 use crate::stream_info;
@@ -100,6 +101,7 @@ pub struct ZeroBufferSink {
     pausing: Pausing,
     qos: Qos,
     offering: Offering,
+    peers: Peers,
 }
 
 impl Default for ZeroBufferSink {
@@ -111,6 +113,7 @@ impl Default for ZeroBufferSink {
             pausing,
             qos: Qos::default(),
             offering: Offering::default(),
+            peers: Peers::default(),
         }
     }
 }
@@ -128,6 +131,11 @@ impl ObjectImpl for ZeroBufferSink {
         self.parent_constructed();
         // It would keep room in the ring for a picture that nobody asks a sink without a window for.
         self.obj().set_property("enable-last-sample", false);
+    }
+
+    fn signals() -> &'static [glib::subclass::Signal] {
+        static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(peers::signals);
+        &SIGNALS
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
@@ -286,8 +294,19 @@ impl ElementImpl for ZeroBufferSink {
             gst::StateChange::PausedToPlaying => {
                 self.pausing.play(|| self.parent_change_state(transition))
             }
+            gst::StateChange::ReadyToPaused => {
+                let changed = self.parent_change_state(transition)?;
+                let sink = self.obj().downgrade();
+                let look = move || Some(sink.upgrade()?.imp().look_for_reader());
+                let watching = (self.peers).start(&*self.obj(), self.buffer_name(), look);
+                if let Err(err) = watching {
+                    gst::warning!(CAT, imp = self, "Nobody looks for the reader: {err}");
+                }
+                Ok(changed)
+            }
             gst::StateChange::PausedToReady => {
                 let changed = self.parent_change_state(transition);
+                self.peers.stop(&*self.obj(), &self.buffer_name());
                 // The stream is over; stop() comes only in NULL.
                 self.offering.end();
                 self.disconnect("ready");
@@ -510,6 +529,10 @@ impl Sends for ZeroBufferSink {
         }
     }
 
+    fn lost_reader(&self, why: &Error) {
+        self.peers.notice(why);
+    }
+
     fn input(&self) -> gst::Pad {
         self.obj().sink_pad().clone()
     }
@@ -560,6 +583,27 @@ impl ZeroBufferSink {
                 ));
                 Err(gst::FlowError::Error)
             }
+        }
+    }
+
+    /// The reader that there is, whether a frame has gone to it or not.
+    fn look_for_reader(&self) -> Seen {
+        let writer = self.sending.link.get();
+        let attached = writer.map(|writer| writer.check_reader().map(|()| writer.reader_pid()));
+        if let Some(Ok(pid)) = attached
+            && pid != 0
+        {
+            return Seen::Peer(pid);
+        }
+        let died = |err: &Error| match err {
+            Error::ReaderDead { .. } => Reason::Died,
+            _ => Reason::Closed,
+        };
+        // Or there is another one, which the next frame goes to.
+        match (Writer::find_reader(&self.buffer_name()), attached) {
+            (Ok(pid), _) => Seen::Peer(pid),
+            (Err(_), Some(Err(err))) => Seen::Nobody(died(&err)),
+            (Err(err), _) => Seen::Nobody(died(&err)),
         }
     }
 

@@ -41,16 +41,18 @@ use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
 use super::unsent::Unsent;
-use super::{OnWriterDeath, OnWriterExit, Timestamps};
+use super::{Leaky, OnWriterDeath, OnWriterExit, Timestamps};
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info::{self, Times};
 use crate::frame_prefix::{Behind, FramePrefix, Told};
 use crate::metas;
+use crate::peers::{self, Peers, Reason, Seen};
 use crate::protocol::layout::FIRST_SEQUENCE;
 use crate::protocol::{
     BufferConfig, Error, Frame, FrameTime, Interrupt, Item, Reader, Records, Wait, WriterState,
 };
+use crate::qos::{LeftOut, Qos};
 use crate::segments::{self, Segment};
 use crate::stream_info;
 use crate::timing::Timeline;
@@ -87,6 +89,7 @@ struct Settings {
     caps: Option<gst::Caps>,
     on_writer_exit: OnWriterExit,
     on_writer_death: OnWriterDeath,
+    leaky: Leaky,
     timestamps: Timestamps,
     latency: gst::ClockTime,
     frame_prefix: FramePrefix,
@@ -104,6 +107,7 @@ impl Default for Settings {
             caps: None,
             on_writer_exit: OnWriterExit::default(),
             on_writer_death: OnWriterDeath::default(),
+            leaky: Leaky::default(),
             timestamps: Timestamps::default(),
             latency: DEFAULT_LATENCY,
             frame_prefix: FramePrefix::default(),
@@ -164,6 +168,8 @@ pub struct ZeroBufferSrc {
     interrupt: Interrupt,
     counters: Counters,
     unsent: Unsent,
+    qos: Qos,
+    peers: Peers,
 }
 
 #[glib::object_subclass]
@@ -175,6 +181,11 @@ impl ObjectSubclass for ZeroBufferSrc {
 }
 
 impl ObjectImpl for ZeroBufferSrc {
+    fn signals() -> &'static [glib::subclass::Signal] {
+        static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(peers::signals);
+        &SIGNALS
+    }
+
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             vec![
@@ -264,6 +275,14 @@ impl ObjectImpl for ZeroBufferSrc {
                 )
                 .mutable_playing()
                 .build(),
+                glib::ParamSpecEnum::builder_with_default("leaky", Leaky::default())
+                    .nick("Leaky")
+                    .blurb(
+                        "Which frames are left out when the writer is faster than this pipeline; \
+                         not for encoded video, where a frame needs those before it",
+                    )
+                    .mutable_playing()
+                    .build(),
                 glib::ParamSpecEnum::builder_with_default("timestamps", Timestamps::default())
                     .nick("Timestamps")
                     .blurb(
@@ -330,6 +349,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "group" => settings.group = value.get().unwrap_or_default(),
             "caps" => settings.caps = value.get().unwrap_or_default(),
             "on-writer-exit" => settings.on_writer_exit = value.get().unwrap_or_default(),
+            "leaky" => settings.leaky = value.get().unwrap_or_default(),
             "on-writer-death" => settings.on_writer_death = value.get().unwrap_or_default(),
             _ => {}
         }
@@ -349,6 +369,7 @@ impl ObjectImpl for ZeroBufferSrc {
             "group" => settings.group.to_value(),
             "caps" => settings.caps.to_value(),
             "on-writer-exit" => settings.on_writer_exit.to_value(),
+            "leaky" => settings.leaky.to_value(),
             "on-writer-death" => settings.on_writer_death.to_value(),
             "is-live" => self.obj().is_live().to_value(),
             _ => self.stats().to_value(),
@@ -427,6 +448,7 @@ impl URIHandlerImpl for ZeroBufferSrc {
 impl BaseSrcImpl for ZeroBufferSrc {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.counters.reset();
+        self.qos.reset();
         self.interrupt.clear();
         *self.state() = State::default();
         if let Some(caps) = self
@@ -440,11 +462,20 @@ impl BaseSrcImpl for ZeroBufferSrc {
                 ("The property caps leaves a choice ({caps}): set all fields to single values")
             ));
         }
-        self.open()
+        self.open()?;
+        let source = self.obj().downgrade();
+        let look = move || Some(source.upgrade()?.imp().look_for_writer());
+        let name = self.settings().buffer_name.clone().unwrap_or_default();
+        if let Err(err) = self.peers.start(&*self.obj(), name, look) {
+            gst::warning!(CAT, imp = self, "Nobody looks for the writer: {err}");
+        }
+        Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         self.unsent.forget();
+        let name = self.settings().buffer_name.clone().unwrap_or_default();
+        self.peers.stop(&*self.obj(), &name);
         self.close("stopped");
         Ok(())
     }
@@ -520,12 +551,19 @@ impl PushSrcImpl for ZeroBufferSrc {
             let Some(reader) = self.state().reader.clone() else {
                 return Err(gst::FlowError::Eos);
             };
-            match reader.read(Wait::forever().interrupted_by(&self.interrupt)) {
+            let wait = Wait::forever().interrupted_by(&self.interrupt);
+            let leaky = self.settings().leaky;
+            let item = match leaky {
+                Leaky::No => reader.read(wait),
+                Leaky::Downstream => reader.read_newest(wait),
+            };
+            match item {
                 Ok(Item::Frame(frame)) => {
                     self.negotiate_with(&reader, frame.records())?;
                     self.follow_segment(frame.records(), Some(frame.sequence()));
                     self.push_events(frame.records());
                     let buffer = self.buffer(frame)?;
+                    self.qos.settle(&*self.obj(), &self.counters);
                     self.unsent.keep(&buffer);
                     return Ok(CreateSuccess::NewBuffer(buffer));
                 }
@@ -539,10 +577,19 @@ impl PushSrcImpl for ZeroBufferSrc {
                     self.follow_segment(&records, None);
                     self.push_events(&records);
                 }
+                Ok(Item::Skipped { sequence, records }) => {
+                    // All but the picture is taken over.
+                    self.negotiate_with(&reader, &records)?;
+                    self.follow_segment(&records, Some(sequence));
+                    self.push_events(&records);
+                    self.skipped(sequence, &records);
+                }
                 Ok(Item::Resize(bytes)) => self.resize(&reader, bytes),
                 Err(Error::Interrupted) => return Err(gst::FlowError::Flushing),
                 Err(err @ (Error::WriterClosed { .. } | Error::WriterDead { .. })) => {
                     let died = matches!(err, Error::WriterDead { .. });
+                    self.peers.notice(&err);
+                    self.qos.settle(&*self.obj(), &self.counters);
                     if !self.read_next(&reader, died) {
                         self.writer_gone(&reader, &err)?;
                     }
@@ -985,6 +1032,56 @@ impl ZeroBufferSrc {
 
     fn arrival(&self) -> Times {
         (self.obj().current_running_time()).map_or(Times::None, Times::Arrived)
+    }
+
+    /// A frame was left out for a newer one.
+    fn skipped(&self, sequence: u64, records: &Records) {
+        {
+            let mut state = self.state();
+            state.last = Some(sequence);
+            state.discont = true;
+        }
+        Counters::add(&self.counters.dropped, 1);
+        let mut frame = gst::Buffer::new();
+        if let (Some(time), Some(frame)) = (records.time(), frame.get_mut()) {
+            frame_info::apply_time(&time, self.times(&time), frame);
+        }
+        let source = self.obj();
+        let segment = self.state().set_segment.clone();
+        let timestamp = (frame.pts().or(frame.dts())).or_else(|| source.current_running_time());
+        let frame = LeftOut {
+            live: source.is_live(),
+            running_time: segment.to_running_time(timestamp),
+            stream_time: segment.to_stream_time(timestamp),
+            timestamp,
+            duration: frame.duration(),
+        };
+        self.qos.left_out(&*source, &self.counters, frame);
+    }
+
+    /// The writer that there is, whether its frames have been read or not.
+    fn look_for_writer(&self) -> Seen {
+        let (mut writer, next) = {
+            let state = self.state();
+            let Some(reader) = state.reader.clone() else {
+                return Seen::Nobody(Reason::Closed);
+            };
+            let next = state.next.as_ref().map(Reader::writer);
+            drop(state);
+            (reader.writer(), next)
+        };
+        // It leaves a ring that was made anew for it.
+        if let (Some(next), WriterState::Closed) = (next, writer) {
+            writer = match next {
+                WriterState::None => return Seen::Unsettled,
+                next => next,
+            };
+        }
+        match writer {
+            WriterState::Connected { pid } => Seen::Peer(pid),
+            WriterState::Dead { .. } => Seen::Nobody(Reason::Died),
+            WriterState::Closed | WriterState::None => Seen::Nobody(Reason::Closed),
+        }
     }
 
     fn stats(&self) -> gst::Structure {

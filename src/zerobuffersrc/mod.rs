@@ -34,6 +34,20 @@ pub(crate) enum OnWriterDeath {
     Error,
 }
 
+/// Which frames are left out when they come faster than they are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstZeroBufferSrcLeaky")]
+pub(crate) enum Leaky {
+    #[default]
+    #[enum_value(name = "Not leaky: the writer waits, or drops", nick = "no")]
+    No,
+    #[enum_value(
+        name = "Leaky on downstream (old frames): only the newest that is there",
+        nick = "downstream"
+    )]
+    Downstream,
+}
+
 /// What the timestamps of outgoing buffers are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstZeroBufferSrcTimestamps")]
@@ -62,6 +76,8 @@ pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
         // So that GStreamer's documentation shows them with the element.
         OnWriterExit::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         OnWriterDeath::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        Leaky::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        crate::peers::Reason::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         Timestamps::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     }
     gst::Element::register(

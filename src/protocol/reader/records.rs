@@ -15,7 +15,7 @@ impl Reader {
     /// As [`Reader::read_frame`]; [`Error::UnknownRecord`](super::Error::UnknownRecord), from then
     /// on always.
     pub fn read<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Item> {
-        self.next(&wait.into().start())
+        self.next(&wait.into().start(), false)
     }
 
     /// Messages read so far, also those that [`Reader::read_frame`] passed over.
@@ -57,6 +57,7 @@ impl Shared {
     ) -> Item {
         position.at = found.end();
         position.writer_came = true;
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.note_read(found);
         let mut held = self.held();
         let credit = held.credits.pass(found.cost());
