@@ -428,6 +428,34 @@ fn a_source_whose_writer_closed_does_what_is_said_of_that() {
 }
 
 #[test]
+fn a_buffer_that_is_removed_under_both_ends_is_made_anew() {
+    let name = Name::new("removed");
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={} on-writer-exit=wait ! fakesink sync=false",
+        &*name
+    ));
+    let sender = Pipeline::play(&format!(
+        "videotestsrc ! video/x-raw,format=GRAY8,width=32,height=30 \
+         ! zerobuffersink sync=false buffer-name={}",
+        &*name
+    ));
+    for _ in 0..3 {
+        let before = receiver.stat("src", "frames");
+        until(|| receiver.stat("src", "frames") > before + 50);
+        for path in name.objects() {
+            // As systemd-logind does: all in /dev/shm, and not the lock file.
+            if path.starts_with("/dev/shm") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        let before = receiver.stat("src", "frames");
+        until(|| receiver.stat("src", "frames") > before + 500);
+    }
+    sender.no_error();
+    receiver.no_error();
+}
+
+#[test]
 fn a_writer_that_is_stopped_has_not_gone() {
     for death in ["eos", "wait", "error"] {
         let name = Name::new("writer-stopped");
