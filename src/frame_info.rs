@@ -166,6 +166,42 @@ pub fn apply_layout(
     .is_ok()
 }
 
+/// A buffer with a frame of the caps of `video`, whose planes are in this layout if there is one: it
+/// is described, or undone by a copy if downstream would not look at the description. Returns whether
+/// it was copied, too.
+pub fn laid_out(
+    mut buffer: gst::Buffer,
+    layout: Option<&FrameLayout>,
+    video: &gst_video::VideoInfo,
+    takes_layouts: bool,
+) -> Result<(gst::Buffer, bool), gst::ErrorMessage> {
+    let len = buffer.size();
+    let fits = match (layout, buffer.get_mut()) {
+        (Some(layout), Some(writable)) => apply_layout(layout, video, len, writable),
+        _ => len >= video.size(),
+    };
+    if !fits {
+        return Err(gst::error_msg!(
+            gst::StreamError::Format,
+            (
+                "The writer sent a frame of {len} bytes, and its caps need {}: they do not belong \
+                 together",
+                video.size()
+            )
+        ));
+    }
+    if layout.is_none() || takes_layouts {
+        return Ok((buffer, false));
+    }
+    let copy = with_default_layout(&buffer, video).map_err(|err| {
+        gst::error_msg!(
+            gst::StreamError::Format,
+            ("The planes of a frame are not where the writer says: {err}")
+        )
+    })?;
+    Ok((copy, true))
+}
+
 /// A copy of the picture with its planes where its format has them by default; time, flags and other
 /// metas stay.
 pub fn with_default_layout(

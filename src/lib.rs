@@ -4,7 +4,7 @@
 //! * [`duplex`]: requests and answers between two processes, in that library.
 //! * [`testing`]: names and patterns for tests across languages.
 //! * With the feature `plugin` (default): the GStreamer plugin `zerobuffer` with the elements
-//!   `zerobuffersink` and `zerobuffersrc`. Loaded from libgstzerobuffer.so, or registered by an
+//!   `zerobuffersink`, `zerobuffersrc` and `zerobufferfilter`. Loaded from libgstzerobuffer.so, or registered by an
 //!   application that links this crate: `gstzerobuffer::plugin_register_static()`.
 
 #![warn(missing_docs)]
@@ -35,6 +35,8 @@ pub mod protocol;
 #[cfg(feature = "plugin")]
 mod qos;
 #[cfg(feature = "plugin")]
+mod requests;
+#[cfg(feature = "plugin")]
 mod segments;
 #[cfg(feature = "plugin")]
 mod sending;
@@ -46,6 +48,8 @@ pub mod testing;
 mod timing;
 #[cfg(feature = "plugin")]
 mod uri;
+#[cfg(feature = "plugin")]
+mod zerobufferfilter;
 #[cfg(feature = "plugin")]
 mod zerobuffersink;
 #[cfg(feature = "plugin")]
@@ -64,6 +68,7 @@ mod plugin {
 
     fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
         crate::frame_prefix::register();
+        crate::zerobufferfilter::register(plugin)?;
         crate::zerobuffersink::register(plugin)?;
         crate::zerobuffersrc::register(plugin)?;
         crate::devices::register(plugin)

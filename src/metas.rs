@@ -92,6 +92,18 @@ pub fn from_records(
     left
 }
 
+/// The metas among these records that are not among those.
+pub fn others(records: &Records, those: &Records) -> Records {
+    let mut others = Records::new();
+    for record in records.iter() {
+        let is_same = |other: Record| (other.kind, other.value) == (record.kind, record.value);
+        if (CROP..=SERIALIZED).contains(&record.kind) && !those.iter().any(is_same) {
+            others.push(record.kind, record.value);
+        }
+    }
+    others
+}
+
 /// A meta as a record: puts the value, returns the kind.
 fn encode(meta: &gst::MetaRef<gst::Meta>, value: &mut Vec<u8>) -> Option<u16> {
     let kind = if let Some(meta) = meta.downcast_ref::<gst_video::VideoCropMeta>() {

@@ -222,6 +222,11 @@ fn ends_of_line(line: &str) -> Result<Vec<(String, End)>, String> {
     let mut ends = Vec::new();
     let mut element = None;
     for word in line.split_whitespace() {
+        if let Some(channel) = word.strip_prefix("channel-name=") {
+            ends.push((format!("{channel}_request"), End::Writer));
+            ends.push((format!("{channel}_response"), End::Reader));
+            continue;
+        }
         match word {
             "zerobuffersrc" => element = Some(End::Reader),
             "zerobuffersink" => element = Some(End::Writer),
@@ -416,7 +421,14 @@ impl Group {
                         format!("{before}{name}{suffix}{behind}")
                     }
                     _ => match word.split_once('=') {
-                        Some(("buffer-name", name)) => format!("buffer-name={name}{suffix}"),
+                        Some(("buffer-name", name)) => {
+                            let ends = ["_request", "_response"];
+                            let end = ends.into_iter().find(|end| name.ends_with(end));
+                            let end = end.unwrap_or_default();
+                            let name = name.strip_suffix(end).unwrap_or(name);
+                            format!("buffer-name={name}{suffix}{end}")
+                        }
+                        Some(("channel-name", name)) => format!("channel-name={name}{suffix}"),
                         Some(("location", file)) => {
                             format!("location={}", folder.join(file).display())
                         }

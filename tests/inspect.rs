@@ -11,7 +11,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The properties of each element that its base classes do not have, or whose default is ours.
-const PROPERTIES: [(&str, &[&str]); 2] = [
+const PROPERTIES: [(&str, &[&str]); 3] = [
+    (
+        "zerobufferfilter",
+        &[
+            "channel-name",
+            "latency",
+            "max-in-flight",
+            "on-failure",
+            "payload-size",
+            "perms",
+            "stats",
+            "timeout",
+        ],
+    ),
     (
         "zerobuffersink",
         &[
@@ -111,6 +124,10 @@ fn element_part(text: &str, ours: &[&str]) -> String {
         "Pad Templates",
         "URI handling capabilities",
     ] {
+        // "Element has no URI handling capabilities."
+        if title.starts_with("URI") && text.contains(&format!("has no {title}.")) {
+            continue;
+        }
         out.push_str(&section(text, title));
         out.push('\n');
     }

@@ -10,6 +10,7 @@ use gstreamer as gst;
 
 use crate::memory::metas::registered;
 use crate::peer_text;
+use crate::requests;
 
 /// What has a form of its own elsewhere, and is taken in that form only.
 const ELSEWHERE: [&str; 4] = [
@@ -27,7 +28,10 @@ fn is_about_memory(api: glib::Type) -> bool {
 
 /// Puts a meta, if GStreamer can write it in at most `most` bytes.
 pub fn encode(meta: &gst::MetaRef<gst::Meta>, value: &mut Vec<u8>, most: usize) -> Option<()> {
-    if is_about_memory(meta.api()) || ELSEWHERE.contains(&meta.type_().name()) {
+    if is_about_memory(meta.api())
+        || ELSEWHERE.contains(&meta.type_().name())
+        || requests::is_mark(meta)
+    {
         return None;
     }
     meta.serialize(&mut Limited { value, most }).ok()?;

@@ -4,7 +4,7 @@ mod ahead;
 mod records;
 
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -449,6 +449,15 @@ impl Writer {
             let read = oieb.word(offset::PAYLOAD_READ_POS).load(Ordering::Acquire);
             read == oieb.get(offset::PAYLOAD_WRITE_POS)
         })
+    }
+
+    /// Whether the reader has given back all that was written. What it did before that, in another
+    /// buffer for example, is to be seen after this.
+    pub fn is_all_given_back(&self) -> bool {
+        let used = self.used_bytes();
+        // Acquire, with the Release in `handoff::give_back`.
+        fence(Ordering::Acquire);
+        used == 0
     }
 
     /// Bytes of the ring that are not free: frames written and not yet given back.

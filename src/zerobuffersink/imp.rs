@@ -50,6 +50,7 @@ use crate::frame_prefix::FramePrefix;
 use crate::peers::{self, Peers, Reason, Seen};
 use crate::protocol::{Error, Writer};
 use crate::qos::{LeftOut, Qos};
+use crate::requests;
 use crate::sending::{Policy, Sending, Sends, State, Stop, connection};
 use crate::stream_info;
 use crate::timing::Timeline;
@@ -363,6 +364,19 @@ impl BaseSinkImpl for ZeroBufferSink {
         Ok(())
     }
 
+    fn prepare(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // Before it waits for the buffer's time.
+        if self.request(buffer).is_some() && self.obj().is_sync() {
+            gst::info!(
+                CAT,
+                imp = self,
+                "These are answers, which are waited for: not synchronising"
+            );
+            self.obj().set_sync(false);
+        }
+        self.parent_prepare(buffer)
+    }
+
     fn unlock(&self) -> Result<(), gst::ErrorMessage> {
         self.pausing.unlock();
         Ok(())
@@ -531,6 +545,12 @@ impl Sends for ZeroBufferSink {
 
     fn lost_reader(&self, why: &Error) {
         self.peers.notice(why);
+    }
+
+    fn request(&self, buffer: &gst::BufferRef) -> Option<u64> {
+        let settings = self.settings();
+        let channel = requests::channel_of_answers(settings.buffer_name.as_deref()?)?;
+        requests::request(buffer, channel)
     }
 
     fn input(&self) -> gst::Pad {

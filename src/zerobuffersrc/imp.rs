@@ -53,6 +53,7 @@ use crate::protocol::{
     BufferConfig, Error, Frame, FrameTime, Interrupt, Item, Reader, Records, Wait, WriterState,
 };
 use crate::qos::{LeftOut, Qos};
+use crate::requests;
 use crate::segments::{self, Segment};
 use crate::stream_info;
 use crate::timing::Timeline;
@@ -947,34 +948,14 @@ impl ZeroBufferSrc {
             if discont {
                 writable.set_flags(gst::BufferFlags::DISCONT);
             }
+            if let Some(channel) = self.channel() {
+                requests::mark(writable, &channel, sequence);
+            }
         }
         let mut copied = false;
         if let Some(video) = video {
-            let fits = match (&layout, buffer.get_mut()) {
-                (Some(layout), Some(writable)) => {
-                    frame_info::apply_layout(layout, &video, len, writable)
-                }
-                _ => len >= video.size(),
-            };
-            if !fits {
-                return Err(self.fail(gst::error_msg!(
-                    gst::StreamError::Format,
-                    (
-                        "The writer sent a frame of {len} bytes, and its caps need {}: they do \
-                         not belong together",
-                        video.size()
-                    )
-                )));
-            }
-            if layout.is_some() && !takes_layouts {
-                buffer = frame_info::with_default_layout(&buffer, &video).map_err(|err| {
-                    self.fail(gst::error_msg!(
-                        gst::StreamError::Format,
-                        ("The planes of a frame are not where the writer says: {err}")
-                    ))
-                })?;
-                copied = true;
-            }
+            (buffer, copied) = frame_info::laid_out(buffer, layout.as_ref(), &video, takes_layouts)
+                .map_err(|message| self.fail(message))?;
         }
         if let Some(writable) = buffer.get_mut() {
             let left = metas::from_records(&records, caps.as_deref(), writable);
@@ -999,6 +980,12 @@ impl ZeroBufferSrc {
         };
         Counters::add(how, 1);
         Ok(buffer)
+    }
+
+    /// The channel whose requests these frames are, if they are any.
+    fn channel(&self) -> Option<String> {
+        let settings = self.settings();
+        requests::channel_of_requests(settings.buffer_name.as_deref()?).map(Into::into)
     }
 
     /// How the times of a frame become ours.

@@ -13,10 +13,6 @@ use crate::protocol::reader::{BufferConfig, Frame, Reader};
 use crate::protocol::wait::{Wait, Waiting};
 use crate::protocol::writer::{DEFAULT_WRITE_TIMEOUT, Reservation, Writer};
 
-/// How often the ring of answers is emptied of those of a server before, when a new one may just
-/// have come.
-const DRAINS: u32 = 100;
-
 /// How a client is made. The default has 4096 bytes for metadata and 32 MiB for answers. (The
 /// other implementations take 256 MiB; all of it is reserved in `/dev/shm` here, which has 64 MB
 /// in Docker.)
@@ -453,7 +449,7 @@ impl Shared {
             (state.reader.take(), state.used, state.evacuation)
         };
         if let Some(reader) = reader {
-            if !used || (server_left && keep(&reader)) {
+            if !used || (server_left && reader.forget_writer()) {
                 return self.put_reader(reader);
             }
             reader.close();
@@ -657,30 +653,6 @@ impl Shared {
         aside.retain(|response| !doubt.concerns(response.request));
         Err(self.out_of_step(doubt))
     }
-}
-
-/// Whether a buffer whose server is gone can be had for the next one, which has come to it already.
-/// If not, it is closed.
-fn keep(reader: &Reader) -> bool {
-    for _ in 0..DRAINS {
-        loop {
-            match reader.read_frame(Wait::no()) {
-                // Of the server before: the next one has had no request.
-                Ok(_) => {}
-                Err(Error::Timeout { .. }) => break,
-                Err(Error::WriterClosed { .. } | Error::WriterDead { .. }) => break,
-                Err(_) => return false,
-            }
-        }
-        // Metadata is written once.
-        if !matches!(reader.metadata(), Ok(None)) || reader.close_if_unused() {
-            return false;
-        }
-        if reader.is_writer_connected() && reader.used_bytes() == 0 {
-            return true;
-        }
-    }
-    false
 }
 
 /// What an answer is.

@@ -53,6 +53,6 @@ pub use server::{
 pub use session::{Answer, HandlerError, Reply};
 
 /// The buffers of a channel: that of the requests, that of the answers.
-fn buffer_names(channel: &str) -> [String; 2] {
+pub(crate) fn buffer_names(channel: &str) -> [String; 2] {
     ["request", "response"].map(|end| format!("{channel}_{end}"))
 }

@@ -5,6 +5,10 @@ use std::sync::atomic::Ordering;
 use super::{BufferConfig, Error, Reader, Result};
 use crate::protocol::buffer;
 use crate::protocol::extension;
+use crate::protocol::wait::Wait;
+
+/// How often the ring is emptied of what the writer before left, when a new one may just have come.
+const DRAINS: u32 = 100;
 
 impl Reader {
     /// Makes the buffer anew, with other sizes, under the same name: nobody else can take the name
@@ -39,6 +43,38 @@ impl Reader {
         let reader = Self::new(shared.names.clone(), sizes, created);
         reader.set_evacuation(shared.evacuates.load(Ordering::Relaxed));
         Ok(reader)
+    }
+
+    /// For a reader that must not take what a writer left that is gone for frames of the next one:
+    /// throws that away, if the next one is here already. False if it is not, or has the metadata of
+    /// the one before: then this is closed, and a new buffer will do.
+    pub fn forget_writer(&self) -> bool {
+        for _ in 0..DRAINS {
+            loop {
+                match self.read_frame(Wait::no()) {
+                    // The next one has not been told to write anything yet.
+                    Ok(_) => {}
+                    Err(Error::Timeout { .. }) => break,
+                    Err(Error::WriterClosed { .. } | Error::WriterDead { .. }) => break,
+                    Err(_) => {
+                        self.close();
+                        return false;
+                    }
+                }
+            }
+            // Metadata is written once.
+            if !matches!(self.metadata(), Ok(None)) {
+                break;
+            }
+            if self.close_if_unused() {
+                return false;
+            }
+            if self.is_writer_connected() && self.used_bytes() == 0 {
+                return true;
+            }
+        }
+        self.close();
+        false
     }
 
     /// When the writer has closed: whether that was the end of its stream. One that leaves a buffer
