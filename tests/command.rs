@@ -8,6 +8,8 @@ mod doctor;
 mod hostile;
 #[path = "command/list.rs"]
 mod list;
+#[path = "command/peek.rs"]
+mod peek;
 #[path = "command/unchanged.rs"]
 mod unchanged;
 

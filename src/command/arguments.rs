@@ -1,5 +1,7 @@
 //! What can be said on the command line. Help, man page and completions come from here.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 /// Looks at the ZeroBuffers of this machine: rings in shared memory that carry video from one process
@@ -19,6 +21,7 @@ pub enum Command {
     Inspect(Inspect),
     Doctor(Doctor),
     Clean(Clean),
+    Peek(Peek),
 }
 
 /// All buffers: name, state, stream, size, use, both ends, age
@@ -73,4 +76,26 @@ pub struct Clean {
     /// Only say what would be removed
     #[arg(long, short = 'n')]
     pub dry_run: bool,
+}
+
+/// A picture of the newest frame, without disturbing the stream
+///
+/// The frame is copied out of the ring and then looked at again: if it was overwritten meanwhile, the
+/// next one is taken. Raw video is written as PNG; everything else, such as JPEG or H.264, as it is.
+#[derive(Args)]
+pub struct Peek {
+    /// The name of the buffer
+    pub name: String,
+    /// The file to be written; "-" is the standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Take the frame for this, whatever the stream says: video/x-raw,format=RGB,width=640,height=480
+    #[arg(long, value_name = "CAPS")]
+    pub caps: Option<String>,
+    /// Write the bytes of the frame as they are
+    #[arg(long, conflicts_with = "caps")]
+    pub raw: bool,
+    /// How long to wait for a frame, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    pub timeout: f64,
 }

@@ -66,6 +66,11 @@ impl Caps {
         self.fields.get(field).map(String::as_str)
     }
 
+    /// A field that is a whole number.
+    pub fn number(&self, field: &str) -> Option<u32> {
+        self.get(field)?.parse().ok()
+    }
+
     /// A field that is a fraction, as a number. One of 0 says that there is none.
     pub fn rate(&self, field: &str) -> Option<f64> {
         let (above, below) = self.get(field)?.split_once('/')?;

@@ -8,6 +8,8 @@ mod doctor;
 mod inspect;
 mod json;
 mod list;
+mod peek;
+mod picture;
 mod text;
 
 use std::io;
@@ -43,5 +45,6 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Inspect(options) => inspect::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Clean(options) => clean::run(&options),
+        Command::Peek(options) => peek::run(&options),
     }
 }

@@ -10,6 +10,8 @@ use gstzerobuffer::inspect::{
 };
 
 use super::Findings;
+use crate::caps::Caps;
+use crate::picture::Format;
 use crate::{Failure, json, list, text};
 
 pub fn look(name: &str, findings: &mut Findings) -> Result<(), Failure> {
@@ -168,7 +170,7 @@ fn is_stopped(peer: &Peer) -> bool {
         .is_some_and(|(_, process)| process.stopped)
 }
 
-/// Whether there is room.
+/// Whether there is room, and whether frames fit.
 fn fill(seen: &Inspection, findings: &mut Findings) {
     let Ok(content) = &seen.content else { return };
     let it = &content.numbers;
@@ -179,6 +181,20 @@ fn fill(seen: &Inspection, findings: &mut Findings) {
             "ring",
             format!("{} of it is in use", text::percent(it.used(), it.payload_size)),
             "the reader is slower than the writer, or holds frames: zerobuffer top shows it over time",
+        );
+    }
+    let format = Caps::of(seen).and_then(|caps| Format::of(&caps).ok());
+    if let Some(frame) = format.map(|format| format.size())
+        && it.payload_size < gstzerobuffer::ring_size(frame, 1)
+    {
+        findings.note(
+            "ring",
+            format!(
+                "{} is little for frames of {}",
+                text::bytes(it.payload_size),
+                text::bytes(frame)
+            ),
+            "zerobuffersrc payload-size=…; without it the ring grows to what the frames need",
         );
     }
 }

@@ -21,6 +21,7 @@
 
 mod clean;
 mod leftovers;
+mod newest;
 mod peer;
 mod ring;
 
@@ -30,6 +31,7 @@ use std::time::{Duration, SystemTime};
 
 pub use clean::{Cleaned, clean};
 pub use leftovers::{buffers, leftovers};
+pub use newest::{Newest, NotSeen, Surety, newest};
 pub use peer::{Life, Peer, Process};
 pub use ring::{FrameHead, RingView};
 
@@ -48,6 +50,8 @@ pub const MOST_METADATA: u64 = 16 << 20;
 
 /// How often a buffer that changes while it is read is read again.
 const TRIES: usize = 16;
+/// The same for its numbers alone, which takes a microsecond.
+const STEADY_TRIES: usize = 1000;
 
 /// One object of a buffer beside its segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +142,20 @@ impl Numbers {
                 reserved: std::array::from_fn(|at| word(offset::RESERVED + 8 * at)),
             }
         })
+    }
+
+    /// As they were at one moment: the same in two looks that follow each other. `None` if they change
+    /// too fast.
+    fn steady(look: &Look) -> Option<Self> {
+        let mut last = Numbers::read(look)?;
+        for _ in 0..STEADY_TRIES {
+            let next = Numbers::read(look)?;
+            if next == last {
+                return Some(next);
+            }
+            last = next;
+        }
+        None
     }
 
     fn sizes(&self, len: u64) -> std::result::Result<Sizes, Unknown> {

@@ -1,6 +1,7 @@
 //! The frames in a ring, from their headers.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 
 use super::Numbers;
 use crate::protocol::extension::records::{Malformed, Records};
@@ -72,37 +73,37 @@ impl RingView {
         // What is held lies before what is not read. The writer takes room off before it moves on, so
         // the sum may be too large for a moment.
         let start = (write % size + size - used.max(unread) % size) % size;
-        let held = view.held;
-        let mut walk = walk(look, sizes, start, held, &mut view, frames, true);
+        let (held, unread) = (view.held, view.unread);
+        let mut heads: VecDeque<(Found, bool)> = VecDeque::new();
+        let mut keep = |found, is_taken| {
+            if heads.len() == frames {
+                heads.pop_front();
+            }
+            heads.push_back((found, is_taken));
+        };
+        let mut walk = follow(look, sizes, start, held, |found| keep(found, true));
         if walk.is_ok() {
-            view.unread_frames = Some(0);
-            walk = walk_unread(look, sizes, read, &mut view, frames);
+            let mut count = 0;
+            walk = follow(look, sizes, read, unread, |found| {
+                count += 1;
+                keep(found, false);
+            });
+            view.unread_frames = Some(count);
         }
+        let head = |(found, is_taken): &(Found, bool)| head(look, sizes, found, *is_taken);
+        view.frames = heads.iter().map(head).collect();
         view.problem = walk.err();
         view
     }
 }
 
-fn walk_unread(
-    look: &Look,
-    sizes: &Sizes,
-    read: u64,
-    view: &mut RingView,
-    frames: usize,
-) -> Result<(), String> {
-    let unread = view.unread;
-    walk(look, sizes, read, unread, view, frames, false)
-}
-
 /// Goes through so many bytes of frames, which begin at `at`.
-fn walk(
+pub(super) fn follow(
     look: &Look,
     sizes: &Sizes,
     mut at: u64,
     bytes: u64,
-    view: &mut RingView,
-    frames: usize,
-    is_taken: bool,
+    mut each: impl FnMut(Found),
 ) -> Result<(), String> {
     let mut left = bytes;
     let mut headers = 0;
@@ -119,13 +120,7 @@ fn walk(
             )
         })?;
         at = found.end();
-        if !is_taken && let Some(unread) = &mut view.unread_frames {
-            *unread += 1;
-        }
-        if view.frames.len() == frames {
-            view.frames.remove(0);
-        }
-        view.frames.push(head(look, sizes, &found, is_taken));
+        each(found);
     }
     Ok(())
 }
@@ -134,15 +129,10 @@ fn walk(
 pub(super) fn find(look: &Look, sizes: &Sizes, at: u64) -> Result<Found, String> {
     let readable = Cell::new(true);
     let found = ring::find(sizes.payload, at, |at| {
-        let mut bytes = [0; FRAME_HEADER_SIZE as usize];
-        readable.set(readable.get() && look.read(sizes.payload_start() + at, &mut bytes));
-        let word = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .rev()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-        };
-        (word(&bytes[..8]), word(&bytes[8..]))
+        header(look, sizes, at).unwrap_or_else(|| {
+            readable.set(false);
+            (0, 0)
+        })
     });
     if !readable.get() {
         return Err("the segment has become shorter".into());
@@ -154,6 +144,17 @@ pub(super) fn find(look: &Look, sizes: &Sizes, at: u64) -> Result<Found, String>
         }
         NoFrame::Block(len) => format!("a block of records of {len} bytes at {at}"),
     })
+}
+
+/// The header at this place in the ring; `None` if the segment has become shorter.
+pub(super) fn header(look: &Look, sizes: &Sizes, at: u64) -> Option<(u64, u64)> {
+    let mut bytes = [0; FRAME_HEADER_SIZE as usize];
+    let word = |bytes: &[u8]| {
+        let bytes = bytes.iter().rev();
+        bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    look.read(sizes.payload_start() + at, &mut bytes)
+        .then(|| (word(&bytes[..8]), word(&bytes[8..])))
 }
 
 /// What is to be said of a frame that was found.

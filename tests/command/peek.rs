@@ -1,0 +1,531 @@
+//! `peek`: pictures are those that GStreamer makes, frames are whole, and nobody is disturbed.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+use gstzerobuffer::inspect::{self, NotSeen, Surety};
+use gstzerobuffer::testing::{frame_data, is_frame_data};
+use gstzerobuffer::{BufferConfig, FrameLayout, Reader, Records, Writer};
+
+use super::{output, zerobuffer};
+use crate::gst::Pipeline;
+use crate::support::raw;
+use crate::support::v1::{V1Reader, V1Writer};
+use crate::support::{LONG, Name, pattern};
+
+/// A picture as rows of red, green, blue and alpha.
+fn read_png(path: &Path) -> (u32, u32, Vec<[u8; 4]>) {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(path).unwrap()))
+        .read_info()
+        .unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    let pixels = match (info.color_type, info.bit_depth) {
+        (png::ColorType::Rgb, _) => {
+            let pixel = |it: &[u8]| [it[0], it[1], it[2], 255];
+            bytes.chunks(3).map(pixel).collect()
+        }
+        (png::ColorType::Rgba, _) => {
+            let pixel = |it: &[u8]| [it[0], it[1], it[2], it[3]];
+            bytes.chunks(4).map(pixel).collect()
+        }
+        (_, png::BitDepth::Sixteen) => {
+            let pixel = |it: &[u8]| [it[0], it[0], it[0], 255];
+            bytes.chunks(2).map(pixel).collect()
+        }
+        _ => bytes.iter().map(|it| [*it, *it, *it, 255]).collect(),
+    };
+    (info.width, info.height, pixels)
+}
+
+fn peek(name: &str, to: &Path, more: &[&str]) -> String {
+    let to = to.to_str().unwrap();
+    output(zerobuffer(&["peek", name, "-o", to]).args(more), 0)
+}
+
+/// A test picture of these caps.
+struct Shot {
+    /// Its bytes.
+    frame: Vec<u8>,
+    /// As GStreamer's own conversion has it. That calculates with few bits.
+    converted: Vec<[u8; 4]>,
+    /// From what the frame was made.
+    original: Vec<[u8; 4]>,
+}
+
+fn picture(caps: &str) -> Shot {
+    let pipeline = Pipeline::play(&format!(
+        "videotestsrc pattern=smpte num-buffers=1 ! video/x-raw,format=RGBA,width=640,height=480 ! \
+         videoscale method=0 ! video/x-raw,{size} ! tee name=o \
+         o. ! queue ! appsink name=original sync=false \
+         o. ! queue ! videoconvert dither=none ! {caps} ! tee name=t \
+         t. ! queue ! appsink name=frame sync=false \
+         t. ! queue ! videoconvert chroma-resampler=nearest dither=none ! video/x-raw,format=RGBA \
+         ! appsink name=rgba sync=false",
+        size = size_in(caps)
+    ));
+    let pull = |name| pipeline.appsink(name).pull_sample().unwrap();
+    let bytes = |sample: gst::Sample| {
+        let map = sample.buffer().unwrap().map_readable().unwrap();
+        map.to_vec()
+    };
+    let frame = bytes(pull("frame"));
+    let pixels = |name| {
+        let rgba = bytes(pull(name));
+        let pixel = |it: &[u8]| [it[0], it[1], it[2], it[3]];
+        rgba.chunks(4).map(pixel).collect()
+    };
+    Shot {
+        frame,
+        converted: pixels("rgba"),
+        original: pixels("original"),
+    }
+}
+
+/// "width=…,height=…" of caps.
+fn size_in(caps: &str) -> String {
+    let parts = caps.split(',');
+    let size = parts.filter(|it| it.starts_with("width=") || it.starts_with("height="));
+    size.collect::<Vec<_>>().join(",")
+}
+
+/// As close as GStreamer's converter comes with its few bits.
+const CLOSE: u8 = 6;
+
+/// How far two pictures are apart at most, where the original has one colour all around: elsewhere
+/// converters disagree about what is between two colours.
+fn distance(one: &[[u8; 4]], other: &[[u8; 4]], original: &[[u8; 4]], width: usize) -> u8 {
+    assert_eq!((one.len(), other.len()), (original.len(), original.len()));
+    let height = original.len() / width;
+    let is_even = |x: usize, y: usize| {
+        let (xs, ys) = (
+            x.saturating_sub(8)..(x + 9).min(width),
+            y.saturating_sub(3)..(y + 4).min(height),
+        );
+        let mut around = ys.flat_map(|y| xs.clone().map(move |x| (x, y)));
+        around.all(|(near, line)| original[line * width + near] == original[y * width + x])
+    };
+    let (mut most, mut count) = (0, 0);
+    for y in 0..height {
+        for x in (0..width).filter(|x| is_even(*x, y)) {
+            let at = y * width + x;
+            let apart = (0..4).map(|i| one[at][i].abs_diff(other[at][i]));
+            most = most.max(apart.max().unwrap());
+            count += 1;
+        }
+    }
+    assert!(count * 12 > original.len(), "{count} of {}", original.len());
+    most
+}
+
+/// Peeks at one frame of these caps and compares.
+fn compare(caps: &str, most: u8) {
+    let name = Name::new("peek-format");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame.png");
+    let Shot {
+        frame,
+        converted,
+        original,
+    } = picture(caps);
+    let size = 4 * frame.len() as u64 + 4096;
+    let reader = Reader::create(&name, &BufferConfig::new(4096, size)).unwrap();
+    let writer = Writer::attach(&name).unwrap();
+    writer.set_metadata(caps.as_bytes()).unwrap();
+    writer.write_frame(&frame).unwrap();
+    let said = peek(&name, &file, &[]);
+    assert!(said.starts_with("frame 1: "), "{said}");
+    let (width, height, pixels) = read_png(&file);
+    let parsed: gst::Caps = caps.parse().unwrap();
+    let info = gst_video::VideoInfo::from_caps(&parsed).unwrap();
+    assert_eq!((width, height), (info.width(), info.height()), "{caps}");
+    let width = width as usize;
+    let far = distance(&pixels, &converted, &original, width);
+    assert!(far <= most, "{caps}: {far}");
+    // Ours has more, and is nearer to what the frame was made of.
+    if most == CLOSE {
+        let far = distance(&pixels, &original, &original, width);
+        assert!(far <= 4, "{caps}: {far}");
+    }
+    drop((writer, reader));
+}
+
+#[test]
+fn pictures_of_all_formats_are_those_that_gstreamer_makes() {
+    for (format, most) in [
+        ("RGB", 0),
+        ("BGR", 0),
+        ("RGBA", 0),
+        ("BGRA", 0),
+        ("ARGB", 0),
+        ("ABGR", 0),
+        ("RGBx", 0),
+        ("BGRx", 0),
+        ("xRGB", 0),
+        ("xBGR", 0),
+        ("RGB16", 8),
+        ("BGR16", 8),
+        ("RGB15", 8),
+        ("BGR15", 8),
+        ("GRAY8", 1),
+        ("GRAY16_LE", 1),
+        ("GRAY16_BE", 1),
+        ("I420", CLOSE),
+        ("YV12", CLOSE),
+        ("Y42B", CLOSE),
+        ("Y444", CLOSE),
+        ("Y41B", CLOSE),
+        ("I420_10LE", CLOSE),
+        ("I422_10LE", CLOSE),
+        ("Y444_10LE", CLOSE),
+        ("NV12", CLOSE),
+        ("NV21", CLOSE),
+        ("NV16", CLOSE),
+        ("NV61", CLOSE),
+        ("NV24", CLOSE),
+        ("P010_10LE", CLOSE),
+        ("YUY2", CLOSE),
+        ("YVYU", CLOSE),
+        ("UYVY", CLOSE),
+        ("VYUY", CLOSE),
+        ("AYUV", CLOSE),
+        ("v308", CLOSE),
+        ("v210", CLOSE),
+    ] {
+        let mut sizes = vec!["width=160,height=96"];
+        // Not all: GStreamer 1.22 writes the last column of some formats, such as NV61 and VYUY, wrong.
+        if [
+            "I420",
+            "NV12",
+            "Y42B",
+            "Y41B",
+            "I422_10LE",
+            "YUY2",
+            "v210",
+            "RGB",
+        ]
+        .contains(&format)
+        {
+            sizes.push("width=151,height=93");
+        }
+        for size in sizes {
+            compare(
+                &format!("video/x-raw,format={format},{size},framerate=30/1"),
+                most,
+            );
+        }
+    }
+}
+
+#[test]
+fn the_colorimetry_of_the_caps_counts() {
+    for colorimetry in [
+        "bt601",
+        "bt709",
+        "bt2020",
+        "smpte240m",
+        "1:4:16:4",
+        "1:3:5:1",
+        "2:4:5:2",
+    ] {
+        compare(
+            &format!(
+                "video/x-raw,format=Y444,width=160,height=96,framerate=30/1,colorimetry={colorimetry}"
+            ),
+            CLOSE,
+        );
+    }
+    // Without one it goes by the height.
+    for height in [480, 576, 578, 2160] {
+        compare(
+            &format!("video/x-raw,format=I420,width=160,height={height},framerate=30/1"),
+            CLOSE,
+        );
+    }
+}
+
+#[test]
+fn planes_are_where_the_layout_has_them() {
+    let name = Name::new("peek-layout");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame.png");
+    let caps = "video/x-raw,format=I420,width=96,height=64,framerate=30/1";
+    let Shot {
+        frame,
+        converted,
+        original,
+    } = picture(caps);
+    let reader = Reader::create(&name, &BufferConfig::new(4096, 1 << 20)).unwrap();
+    let writer = Writer::attach(&name).unwrap();
+    // Metadata that is older than the caps in the ring.
+    writer
+        .set_metadata(b"video/x-raw,format=RGB,width=9,height=9")
+        .unwrap();
+    writer
+        .write_message(&Records::new().with_caps(caps), LONG)
+        .unwrap();
+    let (mut padded, mut at) = (vec![7; 40_000], 0);
+    let layout = FrameLayout {
+        width: 96,
+        height: 64,
+        planes: 3,
+        offsets: [1000, 20_000, 30_000, 0],
+        strides: [128, 100, 61, 0],
+    };
+    for (plane, (width, height)) in [(96, 64), (48, 32), (48, 32)].into_iter().enumerate() {
+        for row in 0..height {
+            let to = layout.offsets[plane] as usize + row * layout.strides[plane] as usize;
+            padded[to..to + width].copy_from_slice(&frame[at..at + width]);
+            at += width;
+        }
+    }
+    let write = |layout: &FrameLayout, bytes: &[u8]| {
+        let records = Records::new().with_layout(layout);
+        writer.write_frame_with(bytes, &records, LONG).unwrap();
+    };
+    write(&layout, &padded);
+    peek(&name, &file, &[]);
+    let (_, _, pixels) = read_png(&file);
+    assert!(distance(&pixels, &converted, &original, 96) <= CLOSE);
+    // A layout that leaves the frame is an error, and nothing is read there.
+    for (offset, stride) in [
+        (39_999, 128),
+        (0, i32::MAX),
+        (0, -128),
+        (u64::MAX, 128),
+        (0, 5),
+    ] {
+        let mut wrong = layout;
+        wrong.offsets[0] = offset;
+        wrong.strides[0] = stride;
+        write(&wrong, &padded);
+        let to = folder.path().join("wrong.png");
+        output(
+            &mut zerobuffer(&["peek", &name, "-o", to.to_str().unwrap()]),
+            2,
+        );
+        assert!(!to.exists());
+    }
+    drop((writer, reader));
+}
+
+#[test]
+fn a_picture_of_a_pipeline_that_goes_on() {
+    let name = Name::new("peek-live");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame.png");
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={} ! fakesink",
+        &*name
+    ));
+    let sender = Pipeline::play(&format!(
+        "videotestsrc is-live=true pattern=blue ! video/x-raw,format=NV12,width=320,height=240,framerate=60/1 \
+         ! zerobuffersink name=sink buffer-name={}",
+        &*name
+    ));
+    for _ in 0..5 {
+        peek(&name, &file, &["--timeout", "60"]);
+        let (width, height, pixels) = read_png(&file);
+        assert_eq!((width, height), (320, 240));
+        assert!(
+            pixels
+                .iter()
+                .all(|it| it[0] < 4 && it[1] < 4 && it[2] > 250),
+            "it is blue"
+        );
+    }
+    let sent = sender.stat("sink", "frames");
+    sender.until("sink", "frames", sent + 10);
+    receiver.until("src", "frames", sent + 5);
+    receiver.no_error();
+}
+
+/// Lets the others end, also when a test fails.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Copies frames as fast as they come from a stream that goes flat out; each must be whole.
+fn frames_are_whole(name: &Name, ring: u64, hold: usize) -> (usize, usize) {
+    let reader = Reader::create(name, &BufferConfig::new(1024, ring)).unwrap();
+    let writer = Writer::attach(name).unwrap();
+    let done = AtomicBool::new(false);
+    let (mut whole, mut too_fast) = (0, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut held = std::collections::VecDeque::new();
+            while let Ok(frame) = reader.read_frame(LONG) {
+                held.push_back(frame);
+                if held.len() > hold {
+                    held.pop_front();
+                }
+            }
+        });
+        scope.spawn(|| {
+            for i in 1.. {
+                let len = 20_000 - i % 7;
+                let mut place = writer.reserve(len, LONG).unwrap();
+                gstzerobuffer::testing::fill_frame_data(&mut place, i);
+                place.commit().unwrap();
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            writer.close();
+        });
+        let _ends = SetAtEnd(&done);
+        let mut last = 0;
+        for _ in 0..150 {
+            match inspect::newest(name, Duration::from_millis(20)) {
+                Ok(newest) => {
+                    let sequence = newest.head.sequence;
+                    assert!(sequence >= last, "{sequence} after {last}");
+                    last = sequence;
+                    assert!(
+                        is_frame_data(&newest.bytes, sequence),
+                        "frame {sequence} is torn ({:?})",
+                        newest.surety
+                    );
+                    whole += 1;
+                }
+                Err(NotSeen::TooFast { .. } | NotSeen::NoFrame { .. }) => too_fast += 1,
+                Err(err) => panic!("{err}"),
+            }
+        }
+    });
+    (whole, too_fast)
+}
+
+#[test]
+fn every_frame_is_whole_however_fast_the_stream_is() {
+    let name = Name::new("peek-fast");
+    let (whole, _) = frames_are_whole(&name, 1 << 20, 2);
+    assert!(whole > 75, "{whole}");
+    // With room for three, where a frame is overwritten as soon as it is given back.
+    let name = Name::new("peek-tight");
+    let (whole, too_fast) = frames_are_whole(&name, 64_000, 0);
+    assert_eq!(whole + too_fast, 150);
+}
+
+#[test]
+fn the_last_frame_of_a_stream_that_stands_is_to_be_seen() {
+    let name = Name::new("peek-last");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 8192)).unwrap();
+    let nothing = inspect::newest(&name, Duration::ZERO);
+    assert!(
+        matches!(nothing, Err(NotSeen::NoFrame { .. })),
+        "{nothing:?}"
+    );
+    let writer = Writer::attach(&name).unwrap();
+    // Wherever in the ring it ends up.
+    for i in 1..20 {
+        writer.write_frame(&frame_data(1500, i)).unwrap();
+        let seen = inspect::newest(&name, LONG).unwrap();
+        assert_eq!((seen.head.sequence, seen.surety), (i, Surety::InRing));
+        let held = reader.read_frame(LONG).unwrap();
+        let seen = inspect::newest(&name, LONG).unwrap();
+        assert_eq!((seen.head.sequence, seen.surety), (i, Surety::InRing));
+        drop(held);
+        let seen = inspect::newest(&name, LONG).unwrap();
+        assert_eq!((seen.head.sequence, seen.surety), (i, Surety::GivenBack));
+        assert!(is_frame_data(&seen.bytes, i));
+    }
+    drop(writer);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame");
+    let said = peek(&name, &file, &["--raw"]);
+    assert!(said.contains("two copies of it are the same"), "{said}");
+    assert_eq!(std::fs::read(&file).unwrap(), frame_data(1500, 19));
+    drop(reader);
+}
+
+#[test]
+fn frames_of_v1_writers_and_readers_are_to_be_seen() {
+    let name = Name::new("peek-v1");
+    let mut reader = V1Reader::create(&name, 1024, 8192);
+    let mut writer = V1Writer::attach(&name, std::process::id().into());
+    for i in 0..3 {
+        let frame = pattern(1000, i);
+        writer.write(&frame);
+        assert_eq!(inspect::newest(&name, LONG).unwrap().bytes, frame);
+        assert_eq!(reader.read(), Some(frame.clone()));
+        assert_eq!(inspect::newest(&name, LONG).unwrap().bytes, frame);
+    }
+    drop((writer, reader));
+}
+
+#[test]
+fn what_is_no_raw_video_is_written_as_it_is_and_what_cannot_be_is_told() {
+    let name = Name::new("peek-other");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame");
+    let to = file.to_str().unwrap();
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 1 << 16)).unwrap();
+    let fails = |args: &[&str], text: &str| {
+        let output = zerobuffer(&["peek", &name, "-o", to])
+            .args(args)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(text), "{said}");
+        assert!(!file.exists());
+    };
+    fails(&["--timeout", "0.01"], "no frame has come");
+    fails(&["--timeout", "inf"], "not a time");
+    let writer = Writer::attach(&name).unwrap();
+    writer.write_frame(&pattern(3000, 1)).unwrap();
+    fails(&[], "does not say what its frames are");
+    fails(&["--caps", "nonsense"], "not caps");
+    fails(
+        &["--caps", "video/x-raw,format=RGB,width=64,height=64"],
+        "a frame of 3000 bytes is not RGB 64x64",
+    );
+    fails(
+        &["--caps", "video/x-raw,format=NV12_4L4,width=8,height=8"],
+        "no picture of format NV12_4L4",
+    );
+    fails(
+        &[
+            "--caps",
+            "video/x-raw,format=RGB,width=99999999,height=99999999",
+        ],
+        "too large",
+    );
+    fails(&["--caps", "video/x-raw,format=RGB"], "no width and height");
+    peek(
+        &name,
+        &file,
+        &["--caps", "video/x-raw,format=GRAY8,width=60,height=50"],
+    );
+    assert_eq!(read_png(&file).0, 60);
+    let said = peek(&name, &file, &["--caps", "image/jpeg,width=60,height=50"]);
+    assert!(
+        said.contains("image/jpeg 60x50, written as it is"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), pattern(3000, 1));
+    let bytes = zerobuffer(&["peek", &name, "-o", "-", "--raw"])
+        .output()
+        .unwrap()
+        .stdout;
+    assert_eq!(bytes, pattern(3000, 1));
+    // Headers that lead nowhere.
+    let raw = name.raw();
+    raw.set(raw.payload_start(), 1 << 40);
+    std::fs::remove_file(&file).unwrap();
+    fails(&["--timeout", "0.01", "--raw"], "no frame has come");
+    raw.set(raw::WRITE_POS, 1 << 50);
+    fails(&["--timeout", "0.01", "--raw"], "no frame has come");
+    drop((writer, reader));
+}
