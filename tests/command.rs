@@ -10,6 +10,10 @@ mod hostile;
 mod list;
 #[path = "command/peek.rs"]
 mod peek;
+#[path = "command/rest.rs"]
+mod rest;
+#[path = "command/top.rs"]
+mod top;
 #[path = "command/unchanged.rs"]
 mod unchanged;
 

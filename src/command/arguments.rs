@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Looks at the ZeroBuffers of this machine: rings in shared memory that carry video from one process
 /// to another.
@@ -22,6 +22,11 @@ pub enum Command {
     Doctor(Doctor),
     Clean(Clean),
     Peek(Peek),
+    Top(Top),
+    Bench(Bench),
+    Generate(Generate),
+    #[command(hide = true)]
+    BenchReader(BenchReader),
 }
 
 /// All buffers: name, state, stream, size, use, both ends, age
@@ -98,4 +103,72 @@ pub struct Peek {
     /// How long to wait for a frame, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     pub timeout: f64,
+}
+
+/// All buffers, live: rates, use of the ring, how late frames are
+///
+/// LATE is by how much the newest frame is behind the moment at which it is due to be shown: the least
+/// that was seen in the interval. Less than 0: it is there before. It is known of streams that tell when
+/// their frames are due. In RING, '#' is in use, and up to '+' was at some time of the interval.
+///
+/// Keys: n, s, r, u, l, a sort by name, state, rate, use, latency and age; + and - change the
+/// interval; q ends. Without a terminal there is one table after the other.
+#[derive(Args)]
+pub struct Top {
+    /// Only these buffers, and not all
+    pub names: Vec<String>,
+    /// How long to measure before each table, in seconds
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 1.0)]
+    pub interval: f64,
+    /// Print one table and end; without a terminal with tabs between the columns, for programs
+    #[arg(long)]
+    pub once: bool,
+    /// By what to sort
+    #[arg(long, value_enum, default_value_t = Order::Name)]
+    pub sort: Order,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    Name,
+    State,
+    Rate,
+    Use,
+    Latency,
+    Age,
+}
+
+/// Frames from one process to another on this machine, against a copy within one
+///
+/// It makes a ring of its own, starts itself again as the reader, and removes all of it. Frames a
+/// second are flat out; the latency is that of frames at their pace, 100 a second.
+#[derive(Args)]
+pub struct Bench {
+    /// How long to measure each line, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Bytes of a frame; without it those of I420 at 640x480, 1920x1080 and 3840x2160
+    #[arg(long, value_name = "BYTES")]
+    pub size: Option<usize>,
+    /// Print JSON instead
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The other process of a benchmark.
+#[derive(Args)]
+pub struct BenchReader {
+    pub name: String,
+    pub ring: u64,
+    /// Copy each frame out of the ring
+    #[arg(long)]
+    pub copy: bool,
+}
+
+/// Writes man pages and completions for shells into a folder
+#[derive(Args)]
+#[command(hide = true)]
+pub struct Generate {
+    /// Made if it is not there
+    pub folder: PathBuf,
 }

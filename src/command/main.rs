@@ -2,15 +2,18 @@
 //! no GStreamer. See `docs/command.md`.
 
 mod arguments;
+mod bench;
 mod caps;
 mod clean;
 mod doctor;
+mod generate;
 mod inspect;
 mod json;
 mod list;
 mod peek;
 mod picture;
 mod text;
+mod top;
 
 use std::io;
 use std::process::ExitCode;
@@ -46,5 +49,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Doctor(options) => doctor::run(&options),
         Command::Clean(options) => clean::run(&options),
         Command::Peek(options) => peek::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchReader(options) => bench::read(&options),
+        Command::Generate(options) => generate::run(&options),
     }
 }

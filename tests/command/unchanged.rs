@@ -39,6 +39,7 @@ const LOOKS: &[&[&str]] = &[
     &["doctor", "NAME"],
     &["clean", "--dry-run"],
     &["clean", "--dry-run", "NAME"],
+    &["top", "--once", "--interval", "0.1"],
     &["peek", "NAME", "--raw", "-o", "PICTURE", "--timeout", "0"],
 ];
 

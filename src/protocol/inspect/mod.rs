@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime};
 
 pub use clean::{Cleaned, clean};
 pub use leftovers::{buffers, leftovers};
-pub use newest::{Newest, NotSeen, Surety, newest};
+pub use newest::{Follower, Newest, NotSeen, Surety, newest};
 pub use peer::{Life, Peer, Process};
 pub use ring::{FrameHead, RingView};
 

@@ -146,6 +146,51 @@ pub fn newest(name: &str, timeout: Duration) -> Result<Newest, NotSeen> {
     }
 }
 
+/// Follows a buffer from one look to the next: what its numbers are, and what stands in front of its
+/// newest frame.
+pub struct Follower {
+    seeker: Seeker,
+    newest: Option<FrameHead>,
+}
+
+impl Follower {
+    /// Begins with the buffer of this name.
+    ///
+    /// # Errors
+    /// [`NotSeen::Buffer`], [`NotSeen::Unknown`].
+    pub fn of(name: &str) -> Result<Self, NotSeen> {
+        let names = Names::new(name)?;
+        let look = Look::open(&shm::path(&names.segment))
+            .map_err(|err| names.os("opening the shared memory", err))?;
+        Ok(Follower {
+            seeker: Seeker::new(look, name)?,
+            newest: None,
+        })
+    }
+
+    /// The file of the segment, by which it is told from a later one of the same name.
+    pub fn id(&self) -> (u64, u64) {
+        self.seeker.look.facts().id
+    }
+
+    /// Looks once more. The newest frame is the last that could be found.
+    pub fn look(&mut self) -> Option<(Numbers, Option<&FrameHead>)> {
+        let numbers = Numbers::steady(&self.seeker.look)?;
+        let write = numbers.payload_write_pos;
+        if write != self.seeker.last
+            && write <= self.seeker.sizes.payload
+            && numbers.payload_written_count != 0
+        {
+            if let Some(found) = self.seeker.find(&numbers) {
+                let head = ring::head(&self.seeker.look, &self.seeker.sizes, &found, false);
+                self.newest = Some(head);
+            }
+            self.seeker.last = write;
+        }
+        Some((numbers, self.newest.as_ref()))
+    }
+}
+
 /// What comes of one try.
 enum Attempt {
     Whole(Newest),

@@ -1,0 +1,105 @@
+//! `bench`, and what is made of the command line: help, man pages, completions.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use super::{json, output, zerobuffer};
+
+const SUBCOMMANDS: [&str; 7] = ["list", "inspect", "doctor", "clean", "peek", "top", "bench"];
+
+#[test]
+fn a_short_benchmark_measures_and_leaves_nothing() {
+    let buffers = || -> BTreeSet<String> {
+        let all = fs::read_dir("/dev/shm").unwrap();
+        let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| name.contains("zerobuffer-bench"))
+            .collect()
+    };
+    let before = buffers();
+    let lines = json(
+        &["bench", "--seconds", "0.05", "--size", "100000", "--json"],
+        0,
+    );
+    assert_eq!(lines.as_array().unwrap().len(), 1);
+    let line = &lines[0];
+    assert_eq!(line["frame_bytes"], 100_000);
+    for rate in ["memcpy", "copied", "read_in_place", "in_place"] {
+        let rate = line[format!("{rate}_per_second")].as_f64().unwrap();
+        assert!(rate > 0.0, "{line}");
+    }
+    let latency = |name: &str| line[name].as_f64().unwrap();
+    assert!(latency("latency_seconds") > 0.0, "{line}");
+    assert!(
+        latency("latency_99_seconds") >= latency("latency_seconds"),
+        "{line}"
+    );
+    assert!(buffers().is_subset(&before), "left behind");
+    let text = output(
+        &mut zerobuffer(&["bench", "--seconds", "0.05", "--size", "1"]),
+        0,
+    );
+    assert_eq!(text.lines().count(), 2, "{text}");
+    output(&mut zerobuffer(&["bench", "--size", "0"]), 2);
+}
+
+#[test]
+fn help_names_every_subcommand_and_hides_what_is_not_for_people() {
+    let text = output(&mut zerobuffer(&["--help"]), 0);
+    for subcommand in SUBCOMMANDS {
+        assert!(text.contains(&format!("\n  {subcommand} ")), "{text}");
+        let help = output(&mut zerobuffer(&["help", subcommand]), 0);
+        assert!(help.contains(&format!("zerobuffer {subcommand}")), "{help}");
+    }
+    assert!(
+        !text.contains("generate") && !text.contains("bench-reader"),
+        "{text}"
+    );
+    let version = output(&mut zerobuffer(&["--version"]), 0);
+    assert_eq!(
+        version,
+        format!("zerobuffer {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    output(&mut zerobuffer(&[]), 2);
+    output(&mut zerobuffer(&["nonsense"]), 2);
+}
+
+#[test]
+fn man_pages_and_completions_are_made_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("made");
+    let said = output(&mut zerobuffer(&["generate", to.to_str().unwrap()]), 0);
+    let made: BTreeSet<String> = fs::read_dir(&to)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let mut expected: BTreeSet<String> = SUBCOMMANDS
+        .iter()
+        .map(|subcommand| format!("zerobuffer-{subcommand}.1"))
+        .collect();
+    expected.extend(
+        [
+            "zerobuffer.1",
+            "zerobuffer.bash",
+            "_zerobuffer",
+            "zerobuffer.fish",
+        ]
+        .map(String::from),
+    );
+    assert_eq!(made, expected);
+    assert_eq!(said.lines().count(), made.len());
+    let page = fs::read_to_string(to.join("zerobuffer-peek.1")).unwrap();
+    assert!(page.contains(".TH zerobuffer-peek 1"), "{page}");
+    assert!(page.contains("overwritten meanwhile"), "{page}");
+    let index = fs::read_to_string(to.join("zerobuffer.1")).unwrap();
+    assert!(!index.contains("bench\\-reader"), "{index}");
+    // The shell itself completes with it.
+    let script = format!(
+        "source '{}' && COMP_WORDS=(zerobuffer do) COMP_CWORD=1 && \
+         _zerobuffer zerobuffer do zerobuffer && echo \"${{COMPREPLY[@]}}\"",
+        to.join("zerobuffer.bash").display()
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "doctor\n");
+}
