@@ -823,16 +823,17 @@ fn claim_writer(
             break;
         }
         if says_hello {
-            extension::note_writer(segment, sizes, process::id());
+            extension::note_next_writer(segment, sizes, process::id());
         }
         // Acquires what the writer before us stored until it stored 0 (`Writer::close`); SeqCst for
         // `attach`.
         let swap = word.compare_exchange(pid, process::id(), Ordering::SeqCst, Ordering::Relaxed);
+        if says_hello {
+            let noted = if swap.is_ok() { process::id() } else { 0 };
+            extension::note_writer(segment, sizes, noted);
+        }
         if swap.is_ok() {
             return Ok(());
-        }
-        if says_hello {
-            extension::note_writer(segment, sizes, 0);
         }
     }
     // Not only when the segment goes, which the `patience` may keep.

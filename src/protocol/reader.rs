@@ -383,12 +383,18 @@ impl Reader {
                     continue;
                 }
             }
-            if let WriterState::Dead { pid } = state {
-                shared.mend(pid);
+            match state {
+                WriterState::Dead { pid } => shared.mend(pid),
+                // One before it may have died.
+                WriterState::Closed => shared.mend(0),
+                _ => {}
             }
-            if gone && let Some(item) = self.take(false, newest)? {
+            if (gone || shared.is_writer_ours())
+                && let Some(item) = self.take(false, newest)?
+            {
                 return Ok(item);
             }
+            shared.recover();
             // Who is gone may be an end that has taken the memory away.
             shared.there()?;
             let name = || shared.names.name.clone();
@@ -452,15 +458,17 @@ impl Reader {
             return Err(shared.broken(broken));
         }
         let unread = shared.unread(position.at);
-        if !announced && unread == 0 {
+        // A semaphore posted more often than there are frames is no reason to stop, nor to take again
+        // what was read before.
+        if unread == 0 && (!announced || shared.is_empty(position.at)) {
             return Ok(None);
         }
         let found = ring::find(shared.sizes.payload, position.at, |at| shared.header(at));
         let found = match found {
             // A post too many, or none at all, before the writer says that the frame is whole.
             Ok(found) if unread != 0 && found.cost() > unread => return Ok(None),
-            // Messages have no number; but a stale one is no message.
-            Ok(found) if found.message && !shared.is_empty(position.at) => found,
+            // Messages have no number.
+            Ok(found) if found.message => found,
             Ok(found) if found.sequence == position.next => found,
             // A new writer starts again at 1.
             Ok(found)
@@ -470,8 +478,6 @@ impl Reader {
                 found
             }
             _ if !announced => return Ok(None),
-            // A semaphore posted more often than there are frames is no reason to stop.
-            _ if shared.is_empty(position.at) => return Ok(None),
             Ok(found) => {
                 let broken = Broken::Sequence {
                     expected: position.next,
@@ -798,8 +804,15 @@ impl Shared {
 
     /// Sets the free bytes right after a writer that died while it published a frame, when all that
     /// it announced has been read: it had changed one of position and free bytes, not yet both.
+    /// `pid` is its own, or 0 if the next one has closed already.
     fn mend(&self, pid: u64) {
         let Some(oieb) = self.oieb() else { return };
+        let writer = || {
+            let count = oieb.word(offset::PAYLOAD_WRITTEN_COUNT);
+            let pid = oieb.word(offset::WRITER_PID).load(Ordering::Acquire);
+            (pid, count.load(Ordering::Acquire))
+        };
+        let before = writer();
         let position = self.position();
         // Locked: nothing is given back meanwhile.
         let held = self.held();
@@ -811,9 +824,13 @@ impl Shared {
         let Some(due) = self.sizes.payload.checked_sub(used) else {
             return;
         };
+        // A ring may also be full of what another thread of ours is about to take.
+        if pid == 0 && used == 0 && now == 0 {
+            return;
+        }
         // If the next writer has not come until here, all of this is of the one that died. Should it
         // come now: a difference is right whatever it takes off meanwhile.
-        if oieb.word(offset::WRITER_PID).load(Ordering::Acquire) == pid {
+        if before.0 == pid && before == writer() {
             free.fetch_add(due.wrapping_sub(now), Ordering::Release);
         }
     }
@@ -825,6 +842,40 @@ impl Shared {
         position.writers += u64::from(found.sequence == FIRST_SEQUENCE);
         position.writer_came = true;
         self.note_read(found);
+    }
+
+    /// Sets the free bytes right after a writer that died like that and whose place the next one took
+    /// before anybody looked. While that one lives it may at any moment be between two of its steps,
+    /// but not when it says that it waits for room.
+    fn recover(&self) {
+        let Some(oieb) = self.oieb() else { return };
+        let count = || {
+            oieb.word(offset::PAYLOAD_WRITTEN_COUNT)
+                .load(Ordering::Acquire)
+        };
+        let wanted = || extension::wanted(&self.segment, &self.sizes);
+        // Acquire in the first: all that it published is seen, its posts too.
+        let before = (wanted(), count());
+        if before.0 == 0 || self.sem_write.value().is_ok_and(|posts| posts > 0) {
+            return;
+        }
+        let position = self.position();
+        // Locked: nothing is given back meanwhile.
+        let held = self.held();
+        let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
+        let now = free.load(Ordering::Acquire);
+        let held = held.credits.bytes();
+        // Where the positions are equal the ring may also be full of what another thread of ours is
+        // about to take.
+        let is_read = self.unread(position.at) == 0 && now.saturating_add(held) > 0;
+        let due = self.sizes.payload.checked_sub(held);
+        let lost = due.and_then(|due| due.checked_sub(now)).unwrap_or(0);
+        // Had it published something meanwhile and seen none of its changes undone, we would see by
+        // the Acquire above that it does not wait, or if it waits again, that it counts more.
+        if is_read && lost > 0 && before == (wanted(), count()) {
+            // A difference is right whatever it takes off meanwhile. Release: as in `mend`.
+            free.fetch_add(lost, Ordering::Release);
+        }
     }
 
     /// For others to see; we go by our own copies.
@@ -847,6 +898,15 @@ impl Shared {
     fn has_writer(&self) -> bool {
         self.oieb()
             .is_some_and(|oieb| oieb.word(offset::WRITER_PID).load(Ordering::Acquire) != 0)
+    }
+
+    /// Whether the writer of now is one of ours. It stores its position after all that is before
+    /// that, so a frame need not be posted to be whole; one before it may have died before its post.
+    fn is_writer_ours(&self) -> bool {
+        self.oieb().is_some_and(|oieb| {
+            let pid = oieb.word(offset::WRITER_PID).load(Ordering::Acquire);
+            extension::is_noted_writer(&self.segment, &self.sizes, pid)
+        })
     }
 
     fn writer_state(&self) -> WriterState {

@@ -665,16 +665,21 @@ impl Shared {
         if first {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
-        let ours = self.abilities != Abilities::default();
-        if ours {
-            extension::want(&self.segment, &self.sizes, lack.wanted);
-        }
-        self.state().sleeping += 1;
+        let want = |bytes| {
+            if self.abilities != Abilities::default() {
+                extension::want(&self.segment, &self.sizes, bytes);
+            }
+        };
+        let mut state = self.state();
+        state.sleeping += 1;
+        // With the lock, so that nobody is publishing: see `hand_over`.
+        want(lack.wanted);
+        drop(state);
         let posted = self.sem_read.wait_timeout(slice);
-        self.state().sleeping -= 1;
-        if ours {
-            extension::want(&self.segment, &self.sizes, 0);
-        }
+        let mut state = self.state();
+        state.sleeping -= 1;
+        want(0);
+        drop(state);
         if posted.map_err(sem_error)? {
             Ok(())
         } else {
@@ -747,15 +752,20 @@ impl Shared {
         }
         self.store_header(lead.placement.at, len, sequence)?;
         state.sequence = sequence.wrapping_add(1);
-        self.hand_over(&lead)?;
+        self.hand_over(&state, &lead)?;
         self.frames.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(len, Ordering::Relaxed);
         Ok(Some(sequence))
     }
 
     /// Publishes what stands in the ring, with what leads the reader to it.
-    fn hand_over(&self, lead: &Lead) -> Result<()> {
+    fn hand_over(&self, state: &State, lead: &Lead) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        if state.sleeping > 0 && self.abilities != Abilities::default() {
+            // Who waits for room publishes nothing meanwhile (`reader::Shared::recover`): another
+            // thread of ours waits, and will say so again.
+            extension::want(&self.segment, &self.sizes, 0);
+        }
         if let Some(marker) = lead.placement.marker {
             self.store_header(marker, 0, 0)?;
         }
@@ -817,10 +827,10 @@ impl Shared {
                 let leaving = self.leaving.load(Ordering::Relaxed);
                 extension::note_end(segment, &self.sizes, !leaving);
             }
+            handoff::leave(oieb.word(offset::WRITER_PID), process::id());
             if extension::is_noted_writer(segment, &self.sizes, process::id()) {
                 extension::note_writer(segment, &self.sizes, 0);
             }
-            handoff::leave(oieb.word(offset::WRITER_PID), process::id());
         }
         // After the pid, so that a free lock under our pid means that we died.
         let _ = self.segment.file().unlock_byte(WRITER_LOCK);

@@ -37,6 +37,10 @@ mod field {
     pub const ENDED: u64 = 0x30;
 }
 
+/// The halves of the word `WRITER`: the writer of now, and the one that takes its place.
+const NOW: u64 = u32::MAX as u64;
+const NEXT: u32 = 32;
+
 /// Byte of the segment's file that the reader locks.
 pub const READER_LOCK: i64 = 0;
 /// Byte of the segment's file that the writer locks.
@@ -137,30 +141,48 @@ pub fn count_attachment(segment: &Segment, sizes: &Sizes) {
     }
 }
 
-/// Writer, with its lock, before it puts its pid into the OIEB; and 0 before it takes that out:
-/// says that the pid is that of a writer that holds the lock while it lives.
-pub fn note_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
+/// Writer, with its lock, before it puts its pid into the OIEB: says that the pid is that of a writer
+/// that holds the lock while it lives. Of the one whose pid stands there until then that stays true.
+pub fn note_next_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
     if let Some(word) = word(segment, sizes, field::WRITER) {
         // Relaxed: the change of the pid in the OIEB comes after and is a Release.
+        word.store(
+            (word.load(Ordering::Relaxed) & NOW) | pid << NEXT,
+            Ordering::Relaxed,
+        );
+    }
+}
+
+/// Writer, with its lock, when its pid is in the OIEB; and 0 when it no longer is. Not before: killed
+/// in between, it would be one of whom nobody knows that the lock says that it is dead.
+pub fn note_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
+    if let Some(word) = word(segment, sizes, field::WRITER) {
+        // Relaxed: true already by `note_next_writer`, or of a pid that has gone.
         word.store(pid, Ordering::Relaxed);
     }
 }
 
 /// Whether the writer of this pid holds the lock while it lives.
 pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
+    // Not by what metadata happen to say there.
     pid != 0
-        && word(segment, sizes, field::WRITER)
-            .is_some_and(|word| word.load(Ordering::Relaxed) == pid)
+        && is_there(segment, sizes)
+        && word(segment, sizes, field::WRITER).is_some_and(|word| {
+            let noted = word.load(Ordering::Relaxed);
+            noted & NOW == pid || noted >> NEXT == pid
+        })
 }
 
-/// Writer: how many bytes have to be free for what it waits with; 0 when it does not wait any more.
+/// Writer: how many bytes have to be free for what it waits with; 0 when it does not wait any more,
+/// and before it publishes anything.
 pub fn want(segment: &Segment, sizes: &Sizes, bytes: u64) {
     // Our own metadata may lie there since we attached.
     if let Some(word) = word(segment, sizes, field::WANTED)
         && is_there(segment, sizes)
     {
-        // Relaxed: the reader only makes room by it, and looks again.
-        word.store(bytes, Ordering::Relaxed);
+        // Release, with the Acquire in `wanted`: who sees that it waits sees all that it published
+        // before. That it does not any more comes before the Release in `handoff::publish`.
+        word.store(bytes, Ordering::Release);
     }
 }
 
@@ -174,7 +196,7 @@ pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64
 pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
     // Long metadata of a v1 writer may lie there.
     match word(segment, sizes, field::WANTED) {
-        Some(word) if is_there(segment, sizes) => word.load(Ordering::Relaxed),
+        Some(word) if is_there(segment, sizes) => word.load(Ordering::Acquire),
         _ => 0,
     }
 }

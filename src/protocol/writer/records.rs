@@ -159,7 +159,7 @@ impl Writer {
             let at = lead.placement.at;
             shared.store_records(at, total, records)?;
             shared.store_header(at, 0, BLOCK | MESSAGE | total)?;
-            shared.hand_over(&lead)?;
+            shared.hand_over(state, &lead)?;
             shared.messages.fetch_add(1, Ordering::Relaxed);
             Ok(Ok(true))
         })
