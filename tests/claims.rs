@@ -483,3 +483,101 @@ fn a_writer_that_is_just_coming_is_never_taken_for_one_that_has_gone() {
         });
     }
 }
+
+/// What the other end says when this one is killed while it waits, and after what time. The two share
+/// nothing but /dev/shm: neither pids nor lock files.
+fn killed_in_another_container(test: &str, writes: bool) -> (Error, u64, Duration) {
+    let name = Name::new("claims-container");
+    let full = [1; 2000];
+    let end = if writes { "reads" } else { "writes" };
+    let script = "mkdir -p /tmp/zerobuffer && mount -t tmpfs tmpfs /tmp/zerobuffer && \
+                  mount -t proc proc /proc && exec \"$@\"";
+    let mut wrapper = unshare(&["--pid", "--mount", "--fork", "--kill-child"]);
+    wrapper.extend(["sh", "-c", script, "sh"].map(Into::into));
+    let (mut other, (gone, pid, killed));
+    if writes {
+        let command = within(&wrapper, &again(test, &format!("{end} {}", &*name)));
+        other = Running::start(&mut { command });
+        let writer = Writer::attach_wait(&name, LONG).unwrap();
+        assert_eq!(other.hear(), "1");
+        pid = writer.reader_pid();
+        (gone, killed) = thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                loop {
+                    if let Err(err) = writer.write_frame_wait(&full, Wait::forever()) {
+                        return err;
+                    }
+                }
+            });
+            while writer.waits() == 0 {
+                thread::yield_now();
+            }
+            let killed = Instant::now();
+            other.kill();
+            (waiting.join().unwrap(), killed)
+        });
+    } else {
+        let reader = reader(&name);
+        let command = within(&wrapper, &again(test, &format!("{end} {}", &*name)));
+        other = Running::start(&mut { command });
+        assert_eq!(other.hear(), "1");
+        pid = name.raw().get(raw::WRITER_PID);
+        assert_eq!(reader.read_frame(LONG).unwrap()[..], full);
+        let before = reader.waits();
+        (gone, killed) = thread::scope(|scope| {
+            let waiting = scope.spawn(|| reader.read_frame(Wait::forever()).map(drop));
+            while reader.waits() == before {
+                thread::yield_now();
+            }
+            let killed = Instant::now();
+            other.kill();
+            (waiting.join().unwrap().unwrap_err(), killed)
+        });
+    }
+    let took = killed.elapsed();
+    for path in name.objects() {
+        let _ = fs::remove_file(path);
+    }
+    (gone, pid, took)
+}
+
+#[test]
+fn the_death_of_one_in_another_container_is_noticed_within_100_milliseconds() {
+    const TEST: &str = "the_death_of_one_in_another_container_is_noticed_within_100_milliseconds";
+    if let Some(role) = role() {
+        let (end, name) = role.split_once(' ').unwrap();
+        if end == "reads" {
+            let _reader = reader(name);
+            say(&std::process::id().to_string());
+            listen();
+        } else {
+            let writer = Writer::attach(name).unwrap();
+            writer.write_frame(&[1; 2000]).unwrap();
+            say(&std::process::id().to_string());
+            listen();
+        }
+        return;
+    }
+    for writes in [true, false] {
+        // A wait looks every 20 ms. On a machine that is busy this may take longer, but not always.
+        let began = Instant::now();
+        loop {
+            let (gone, pid, took) = killed_in_another_container(TEST, writes);
+            println!("{gone} after {took:?}");
+            let is_dead = match gone {
+                Error::ReaderDead { pid: dead, .. } => writes && dead == pid,
+                Error::WriterDead { pid: dead, .. } => !writes && dead == pid,
+                _ => false,
+            };
+            // Here the pid is that of another process, which lives.
+            assert!(is_dead && pid == 1, "{gone}, {pid}");
+            if took < Duration::from_millis(100) {
+                break;
+            }
+            assert!(
+                began.elapsed() < LONG,
+                "never within 100 ms, at last {took:?}"
+            );
+        }
+    }
+}

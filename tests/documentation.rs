@@ -879,6 +879,62 @@ fn the_table_of_faults_names_every_test_of_a_fault_and_no_other() {
     }
 }
 
+/// The tests that a text names in code, as `file::test` or `file::*`.
+fn named_tests(text: &str) -> BTreeSet<(String, String)> {
+    let codes = text
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let names = codes.filter_map(|code| code.split_once("::"));
+    let is_name = |name: &str| {
+        name.chars()
+            .all(|c| c.is_ascii_lowercase() || "_0123456789".contains(c))
+    };
+    names
+        .filter(|(file, test)| is_name(file) && (is_name(test) || *test == "*"))
+        .map(|(file, test)| (file.into(), test.into()))
+        .collect()
+}
+
+/// Of these, those that there are not.
+fn missing_tests(named: &BTreeSet<(String, String)>) -> Vec<String> {
+    let exists = |(file, test): &&(String, String)| {
+        let path = root().join("tests").join(format!("{file}.rs"));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let found = format!("#[test]\nfn {test}()");
+        (test == "*" && !text.is_empty()) || text.contains(&found)
+    };
+    let missing = named.iter().filter(|named| !exists(named));
+    missing
+        .map(|(file, test)| format!("{file}::{test}"))
+        .collect()
+}
+
+#[test]
+fn every_test_that_the_page_on_robustness_names_exists() {
+    let page = fs::read_to_string(root().join("docs/robustness.md")).unwrap();
+    let named = named_tests(&page);
+    assert_eq!(missing_tests(&named), [""; 0]);
+    // In each row of its tables there is one.
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| case "));
+    for row in rows.clone() {
+        assert!(!named_tests(row).is_empty(), "no test: {row}");
+    }
+    assert!(rows.count() >= 6);
+    // And each point of the matrix is told of.
+    let matrix = fs::read_to_string(root().join("tests/crash_matrix.rs")).unwrap();
+    for test in matrix.split("#[test]\nfn ").skip(1) {
+        let name = test.split('(').next().unwrap();
+        let is_named = named.contains(&("crash_matrix".into(), name.into()));
+        assert!(is_named, "crash_matrix::{name} is in no table");
+    }
+
+    let bad =
+        named_tests("| a | b | `faults::none_such`, `nothing::*`, `faults::*`, `Error::Closed` |");
+    assert_eq!(missing_tests(&bad), ["faults::none_such", "nothing::*"]);
+}
+
 #[test]
 fn sections_that_the_code_refers_to_exist() {
     let protocol = fs::read_to_string(root().join("docs/protocol.md")).unwrap();

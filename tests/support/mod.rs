@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod raw;
+#[cfg(target_arch = "x86_64")]
+pub mod steps;
 pub mod v1;
 
 use std::env;
@@ -48,20 +50,25 @@ impl Name {
 
     /// Everything on the system that has this name in its name.
     pub fn objects(&self) -> Vec<PathBuf> {
-        let mut found: Vec<PathBuf> = FOLDERS
-            .iter()
-            .filter_map(|folder| fs::read_dir(folder).ok())
-            .flatten()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.to_string_lossy().contains(&self.0))
-            .collect();
-        found.sort();
-        found
+        objects(&self.0)
     }
 
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.objects(), Vec::<PathBuf>::new(), "left behind");
     }
+}
+
+/// Everything on the system that has `name` in its name.
+fn objects(name: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = FOLDERS
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains(name))
+        .collect();
+    found.sort();
+    found
 }
 
 impl Deref for Name {
@@ -294,6 +301,10 @@ impl Running {
     /// SIGSTOP, and back when it stands.
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
+        self.wait_until_stopped();
+    }
+
+    fn wait_until_stopped(&self) {
         let status = waitpid(self.raw_pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
         assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
     }

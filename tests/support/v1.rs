@@ -128,6 +128,11 @@ pub struct V1Writer {
 impl V1Writer {
     /// Attaches and says that it is the process `pid`.
     pub fn attach(name: &Name, pid: u64) -> Self {
+        Self::open(name, pid)
+    }
+
+    /// As [`V1Writer::attach`], in another process than the one that has the [`Name`].
+    pub fn open(name: &str, pid: u64) -> Self {
         let raw = Raw::open(name);
         assert_eq!(raw.get(raw::WRITER_PID), 0);
         raw.set(raw::WRITER_PID, pid);
