@@ -97,8 +97,11 @@ pub struct Peek {
     /// Take the frame for this, whatever the stream says: video/x-raw,format=RGB,width=640,height=480
     #[arg(long, value_name = "CAPS")]
     pub caps: Option<String>,
+    /// Leave so many bytes out before the picture; without it what the stream says of a frame prefix
+    #[arg(long, value_name = "BYTES")]
+    pub skip: Option<usize>,
     /// Write the bytes of the frame as they are
-    #[arg(long, conflicts_with = "caps")]
+    #[arg(long, conflicts_with_all = ["caps", "skip"])]
     pub raw: bool,
     /// How long to wait for a frame, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]

@@ -97,6 +97,24 @@ impl Caps {
     }
 }
 
+/// How many bytes stand before the picture in each frame, as metadata tells it (`docs/protocol.md`,
+/// "Frame prefix").
+pub fn prefix(seen: &Inspection) -> usize {
+    let metadata = seen
+        .content
+        .as_ref()
+        .ok()
+        .and_then(|it| it.metadata.as_ref()?.as_ref().ok());
+    let json = metadata.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    match json
+        .as_ref()
+        .and_then(|it| it.get("frame_prefix")?.as_str())
+    {
+        Some("rocket-welder") => 24,
+        _ => 0,
+    }
+}
+
 /// The parts of a text between these characters, where they are not in quotes or brackets.
 fn split(text: &str, at: char) -> Vec<&str> {
     let (mut depth, mut quoted, mut escaped, mut start) = (0_usize, false, false, 0);

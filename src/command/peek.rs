@@ -9,7 +9,7 @@ use std::time::Duration;
 use gstzerobuffer::inspect::{self, Inspection, Newest, Surety};
 
 use crate::arguments::Peek;
-use crate::caps::Caps;
+use crate::caps::{self, Caps};
 use crate::picture::{Format, Picture};
 use crate::{Failure, text};
 
@@ -25,7 +25,7 @@ pub fn run(options: &Peek) -> Result<ExitCode, Failure> {
         let what = "written as it is".to_string();
         (frame.bytes.clone(), what)
     } else {
-        encode(&options.name, &frame, said)?
+        encode(options, &frame, said)?
     };
     if options.output == Path::new("-") {
         stdout().write_all(&bytes)?;
@@ -38,9 +38,17 @@ pub fn run(options: &Peek) -> Result<ExitCode, Failure> {
 }
 
 /// What goes into the file, and what that is.
-fn encode(name: &str, frame: &Newest, said: Option<Caps>) -> Result<(Vec<u8>, String), Failure> {
+fn encode(
+    options: &Peek,
+    frame: &Newest,
+    said: Option<Caps>,
+) -> Result<(Vec<u8>, String), Failure> {
+    let name = &options.name;
+    let seen = Inspection::of(name).ok();
+    let skip = (options.skip).unwrap_or_else(|| seen.as_ref().map_or(0, caps::prefix));
+    let bytes = frame.bytes.get(skip..).unwrap_or_default();
     let in_ring = || Caps::parse(frame.caps.as_ref()?);
-    let in_metadata = || Caps::of(&Inspection::of(name).ok()?);
+    let in_metadata = || Caps::of(seen.as_ref()?);
     let Some(caps) = said.or_else(in_ring).or_else(in_metadata) else {
         return Err(format!(
             "buffer '{name}' does not say what its frames are: --caps tells it, --raw writes the \
@@ -51,12 +59,12 @@ fn encode(name: &str, frame: &Newest, said: Option<Caps>) -> Result<(Vec<u8>, St
     };
     if caps.media != "video/x-raw" {
         let what = format!("{}, written as it is", caps.short());
-        return Ok((frame.bytes.clone(), what));
+        return Ok((bytes.to_vec(), what));
     }
     let format = Format::of(&caps)?;
     let records = frame.head.records.as_ref();
     let layout = records.and_then(|records| records.as_ref().ok()?.layout());
-    let picture = Picture::decode(&format, layout.as_ref(), &frame.bytes)?;
+    let picture = Picture::decode(&format, layout.as_ref(), bytes)?;
     Ok((picture.to_png()?, caps.short()))
 }
 

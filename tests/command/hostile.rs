@@ -53,7 +53,7 @@ fn numbers_that_cannot_be_are_told_and_harm_nobody() {
     let whole = raw.bytes(0, raw.len() as usize);
     let mut dice = Dice(4711);
     let mut with_problems = 0;
-    for _ in 0..1500 {
+    for _ in 0..600 {
         for _ in 0..1 + dice.roll(4) {
             let at = match dice.roll(3) {
                 0 => 8 * dice.roll(16),
@@ -70,7 +70,7 @@ fn numbers_that_cannot_be_are_told_and_harm_nobody() {
         }
         raw.write(0, &whole);
     }
-    assert!(with_problems > 150, "{with_problems}");
+    assert!(with_problems > 60, "{with_problems}");
     assert!(
         Inspection::of(&name)
             .unwrap()

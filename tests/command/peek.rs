@@ -346,6 +346,31 @@ fn a_picture_of_a_pipeline_that_goes_on() {
     receiver.no_error();
 }
 
+#[test]
+fn a_prefix_before_the_picture_is_left_out() {
+    let name = Name::new("peek-prefix");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame.png");
+    let caps = "video/x-raw,format=GRAY8,width=8,height=4";
+    let frame = [vec![0; 24], vec![200; 32]].concat();
+    for (metadata, more) in [
+        (
+            format!("{{\"caps\":\"{caps}\",\"frame_prefix\":\"rocket-welder\"}}"),
+            &[][..],
+        ),
+        (caps.to_string(), &["--skip", "24"]),
+    ] {
+        let reader = Reader::create(&name, &BufferConfig::new(4096, 1 << 16)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        writer.set_metadata(metadata.as_bytes()).unwrap();
+        writer.write_frame(&frame).unwrap();
+        peek(&name, &file, more);
+        let (_, _, pixels) = read_png(&file);
+        assert_eq!(pixels, [[200, 200, 200, 255]; 32]);
+        drop((writer, reader));
+    }
+}
+
 /// Lets the others end, also when a test fails.
 struct SetAtEnd<'a>(&'a AtomicBool);
 
