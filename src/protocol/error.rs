@@ -348,7 +348,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The operating system refused something else.
-    #[error("buffer '{name}': {what} failed: {source}")]
+    #[error("buffer '{name}': {what} failed: {source}{}", advice(source))]
     Os {
         /// The name.
         name: String,
@@ -377,5 +377,20 @@ impl Error {
     /// Whether it says that the other end has gone, closing or dying.
     pub fn is_peer_gone(&self) -> bool {
         self.is_no_reader() || matches!(self, Error::WriterClosed { .. } | Error::WriterDead { .. })
+    }
+}
+
+/// What to do about an error of the system, where that is not plain.
+fn advice(err: &io::Error) -> &'static str {
+    match err.raw_os_error() {
+        Some(libc::EMFILE) => {
+            "; this process has as many files open as it may: raise its limit (ulimit -n; \
+             LimitNOFILE= with systemd), a buffer takes 4 at its reader and 1 at its writer"
+        }
+        Some(libc::ENFILE) => "; the system has as many files open as it may (fs.file-max)",
+        Some(libc::ENOMEM) => {
+            "; this process has as much memory, or as many mappings (vm.max_map_count), as it may"
+        }
+        _ => "",
     }
 }

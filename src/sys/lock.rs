@@ -1,10 +1,10 @@
 //! Lock files: `flock` on a file that everybody agrees on.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -33,7 +33,9 @@ impl From<io::Error> for LockError {
 /// A locked file, removed and unlocked when dropped.
 #[derive(Debug)]
 pub struct LockFile {
-    path: PathBuf,
+    /// Kept open: it must be possible to remove the file when there are no more files to open.
+    folder: Folder,
+    name: OsString,
     file: File,
     left_behind: bool,
 }
@@ -79,7 +81,8 @@ impl LockFile {
             // removed, and then the lock that counts is another's to take.
             if folder.is_at(&file, name) {
                 return Ok(LockFile {
-                    path: path.into(),
+                    folder,
+                    name: name.into(),
                     file,
                     left_behind,
                 });
@@ -97,14 +100,7 @@ impl LockFile {
 
     /// Whether it still is the file at its path.
     pub fn is_ours(&self) -> bool {
-        self.place().is_some()
-    }
-
-    /// Where it still is, by its folder and its name there.
-    fn place(&self) -> Option<(Folder, &OsStr)> {
-        let (folder, name) = parts(&self.path).ok()?;
-        let folder = Folder::open_at(folder).ok()?;
-        folder.is_at(&self.file, name).then_some((folder, name))
+        self.folder.is_at(&self.file, &self.name)
     }
 
     /// Whether anybody holds the lock on `path`; `None` if there is no such file to ask.
@@ -122,8 +118,8 @@ impl LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         // Remove before unlocking, and only what is ours.
-        if let Some((folder, name)) = self.place() {
-            let _ = unlinkat(&folder.0, name, UnlinkatFlags::NoRemoveDir);
+        if self.is_ours() {
+            let _ = unlinkat(&self.folder.0, &*self.name, UnlinkatFlags::NoRemoveDir);
         }
     }
 }
@@ -297,7 +293,7 @@ mod tests {
         symlink(&precious, &sub).unwrap();
         drop(lock);
         assert_eq!(files(), 1, "what is there is not ours to remove");
-        assert_eq!(fs::read_dir(moved).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(moved).unwrap().count(), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -106,6 +107,10 @@ impl ShmFile {
     /// Sets the size and reserves every page of it, so that a full `/dev/shm` is an error here
     /// (`ENOSPC`) and not a SIGBUS at the first touch.
     pub fn reserve(&self, len: u64) -> io::Result<()> {
+        if len > most_of_a_file() {
+            let what = "a file of this process may not be so large (ulimit -f)";
+            return Err(io::Error::other(what));
+        }
         let len = i64::try_from(len).map_err(|_| Errno::EFBIG)?;
         loop {
             match posix_fallocate(self.file.as_fd(), 0, len) {
@@ -170,6 +175,18 @@ impl ShmFile {
 impl AsRawFd for ShmFile {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// RLIMIT_FSIZE: who wants more gets a signal that ends the process.
+fn most_of_a_file() -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
+    // SAFETY: room for a rlimit, of which all zeros is valid.
+    unsafe {
+        match libc::getrlimit(libc::RLIMIT_FSIZE, limit.as_mut_ptr()) {
+            0 => limit.assume_init().rlim_cur,
+            _ => u64::MAX,
+        }
     }
 }
 
