@@ -271,12 +271,19 @@ fn ends_of_script(script: &str) -> Vec<(String, End)> {
         })
     };
     let connected = script.split(SHM).skip(1).filter_map(|rest| {
-        let (name, _) = rest.split_once('?')?;
-        Some((name.to_string(), End::Reader))
+        let (name, rest) = rest.split_once('?')?;
+        let (options, _) = rest.split_once('"')?;
+        Some(match options.contains("mode=duplex") {
+            true => vec![
+                (format!("{name}_request"), End::Reader),
+                (format!("{name}_response"), End::Writer),
+            ],
+            false => vec![(name.to_string(), End::Reader)],
+        })
     });
     find("Reader(", End::Reader)
         .chain(find("Writer(", End::Writer))
-        .chain(connected)
+        .chain(connected.flatten())
         .collect()
 }
 
@@ -443,6 +450,7 @@ impl Group {
             let mut script = script.clone();
             for (name, _) in ends_of_script(&script) {
                 script = script.replace(&format!("(\"{name}\""), &format!("(\"{name}{suffix}\""));
+                let name = name.strip_suffix("_request").unwrap_or(&name);
                 let (plain, unique) = (format!("{SHM}{name}?"), format!("{SHM}{name}{suffix}?"));
                 script = script.replace(&plain, &unique);
             }

@@ -201,6 +201,38 @@ fn the_workers_draw_on_what_a_client_sends() {
     }
 }
 
+#[test]
+fn a_pipeline_goes_through_a_worker_into_a_file_that_shows_what_it_drew() {
+    let _turn = turn();
+    // Two bytes of padding in each row.
+    let source =
+        "videotestsrc num-buffers=10 pattern=smpte ! video/x-raw,format=BGR,width=322,height=240";
+    let before = all(&Pipeline::play(&format!(
+        "{source} ! appsink name=out sync=false"
+    )));
+    for (mut command, python) in both("draw_on_frames").into_iter().zip([true, false]) {
+        let name = Name::new("example-filter");
+        let folder = tempfile::tempdir().unwrap();
+        let files = folder.path().join("%d.png");
+        let worker = Running::start(command.arg(&*name));
+        let pipeline = Pipeline::play(&format!(
+            "{source} ! zerobufferfilter name=f timeout=0 channel-name={} \
+             ! videoconvert ! pngenc ! multifilesink location={}",
+            &*name,
+            files.display()
+        ));
+        pipeline.end();
+        assert_eq!(pipeline.stat("f", "answered"), 10);
+        drop(pipeline);
+        for (i, before) in before.iter().enumerate() {
+            let picture = Picture::from_png(&folder.path().join(format!("{i}.png")));
+            assert_drawn(&picture, |x, y| before.at(x, y));
+        }
+        end(worker, python);
+        remove_what_python_leaves(&name);
+    }
+}
+
 /// Ends a worker: the one in Python as Ctrl-C does, the other by its input.
 #[track_caller]
 fn end(worker: Running, python: bool) {

@@ -412,3 +412,36 @@ fn the_timeout_can_be_set_in_milliseconds() {
     sink.set_property("timeout", u64::MAX - 1);
     assert_eq!(sink.property::<u32>("timeout-ms"), u32::MAX);
 }
+
+#[test]
+fn a_pipeline_serves_a_filter_with_a_prefix_whether_it_answers_with_one_or_not() {
+    for (caps, answer_prefix) in [(TIGHT, ""), (PADDED, ""), (TIGHT, PREFIX), (PADDED, PREFIX)] {
+        let source = format!("videotestsrc num-buffers=10 ! {caps}");
+        let (caps, made) = pictures(&source);
+        let name = Name::new("prefix-filter");
+        let worker = Pipeline::play(&format!(
+            "zerobuffersrc buffer-name={0}_request \
+             ! zerobuffersink sync=false {answer_prefix} buffer-name={0}_response",
+            &*name
+        ));
+        let pipeline = Pipeline::play(&format!(
+            "{source} ! zerobufferfilter name=f timeout=0 {PREFIX} channel-name={} \
+             ! appsink name=out sync=false",
+            &*name
+        ));
+        let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
+        for (i, (pts, picture)) in made.iter().enumerate() {
+            let sample = pipeline.appsink("out").pull_sample().unwrap();
+            assert_eq!(sample.caps(), Some(caps.as_ref()));
+            let buffer = sample.buffer().unwrap();
+            assert_eq!(buffer.pts().map(gst::ClockTime::nseconds), Some(*pts));
+            assert_eq!(buffer.size(), info.size());
+            assert_eq!(tight(buffer, &info), *picture, "frame {i}");
+        }
+        pipeline.end();
+        worker.end();
+        assert_eq!(pipeline.stat("f", "answered"), 10);
+        let in_place = pipeline.stat("f", "requests-in-place");
+        assert_eq!(in_place > 0, info.stride()[0] == 3 * info.width() as i32);
+    }
+}

@@ -16,6 +16,7 @@ const PROPERTIES: [(&str, &[&str]); 3] = [
         "zerobufferfilter",
         &[
             "channel-name",
+            "frame-prefix",
             "latency",
             "max-in-flight",
             "on-failure",
@@ -23,6 +24,7 @@ const PROPERTIES: [(&str, &[&str]); 3] = [
             "perms",
             "stats",
             "timeout",
+            "timeout-ms",
         ],
     ),
     (

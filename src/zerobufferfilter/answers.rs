@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gstreamer as gst;
 
 use crate::element::Connection;
+use crate::frame_prefix::FramePrefix;
 use crate::protocol::{BufferConfig, Error, Frame, Item, Reader, Records, Wait};
 use crate::stream_info;
 
@@ -16,6 +17,8 @@ const MOST: u64 = 1 << 30;
 pub struct Answer {
     pub frame: Frame,
     pub caps: Option<gst::Caps>,
+    /// What is in front of its pixels.
+    pub prefix: FramePrefix,
 }
 
 /// What a look into the ring found.
@@ -49,6 +52,8 @@ struct Ring {
     next: Option<Reader>,
     /// What this worker has said that its answers are.
     caps: Option<gst::Caps>,
+    /// What is in front of the answers in the ring that is read.
+    prefix: FramePrefix,
     /// The metadata of the ring that is read has been looked at.
     current: bool,
 }
@@ -90,7 +95,11 @@ impl Answers {
         };
         match reader.read(wait) {
             Ok(Item::Frame(frame)) => match self.caps(&reader, frame.records()) {
-                Ok(caps) => Came::Answer(Answer { frame, caps }),
+                Ok(caps) => Came::Answer(Answer {
+                    frame,
+                    caps,
+                    prefix: self.ring().prefix,
+                }),
                 Err(what) => Came::Broken(format!("it announced {what}")),
             },
             Ok(Item::Message(records)) => match self.caps(&reader, &records) {
@@ -119,10 +128,12 @@ impl Answers {
         let mut ring = self.ring();
         if !std::mem::replace(&mut ring.current, true)
             && let Ok(Some(metadata)) = reader.metadata()
-            // Other workers may say there whatever they like.
-            && let Ok(caps) = stream_info::to_caps(&metadata)
         {
-            ring.caps = Some(caps);
+            ring.prefix = stream_info::to_prefix(&metadata);
+            // Other workers may say there whatever they like.
+            if let Ok(caps) = stream_info::to_caps(&metadata) {
+                ring.caps = Some(caps);
+            }
         }
         if let Some(text) = records.caps() {
             ring.caps = Some(stream_info::parse_caps(text)?);
@@ -175,6 +186,7 @@ impl Answers {
         let (reader, next) = {
             let mut ring = self.ring();
             ring.caps = None;
+            ring.prefix = FramePrefix::None;
             ring.current = false;
             (ring.reader.clone(), ring.next.take())
         };

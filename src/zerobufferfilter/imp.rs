@@ -83,6 +83,7 @@ pub(super) struct Settings {
     latency: gst::ClockTime,
     payload_size: u64,
     perms: u32,
+    pub frame_prefix: FramePrefix,
 }
 
 impl Default for Settings {
@@ -95,6 +96,7 @@ impl Default for Settings {
             latency: DEFAULT_LATENCY,
             payload_size: DEFAULT_PAYLOAD_SIZE,
             perms: DEFAULT_PERMS,
+            frame_prefix: FramePrefix::default(),
         }
     }
 }
@@ -339,6 +341,20 @@ impl ObjectImpl for ZeroBufferFilter {
                     .default_value(DEFAULT_PERMS)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecUInt::builder("timeout-ms")
+                    .nick("Timeout in milliseconds")
+                    .blurb("The property timeout in milliseconds, as RocketWelder's elements have it")
+                    .default_value(DEFAULT_TIMEOUT.mseconds() as u32)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("frame-prefix", FramePrefix::default())
+                    .nick("Frame prefix")
+                    .blurb(
+                        "What is in front of the pixels of each request; with rocket-welder only \
+                         raw video in formats that its SDK reads is taken, and rows have no padding",
+                    )
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb(rounds::STATS_BLURB)
@@ -366,6 +382,11 @@ impl ObjectImpl for ZeroBufferFilter {
                 "payload-size" => settings.payload_size = value.get().unwrap_or_default(),
                 "perms" => settings.perms = value.get().unwrap_or(DEFAULT_PERMS),
                 "latency" => settings.latency = time(value),
+                "timeout-ms" => {
+                    let ms: u32 = value.get().unwrap_or_default();
+                    settings.timeout = gst::ClockTime::from_mseconds(ms.into());
+                }
+                "frame-prefix" => settings.frame_prefix = value.get().unwrap_or_default(),
                 _ => {}
             }
         }
@@ -385,6 +406,10 @@ impl ObjectImpl for ZeroBufferFilter {
             "latency" => settings.latency.nseconds().to_value(),
             "payload-size" => settings.payload_size.to_value(),
             "perms" => settings.perms.to_value(),
+            "timeout-ms" => u32::try_from(settings.timeout.mseconds())
+                .unwrap_or(u32::MAX)
+                .to_value(),
+            "frame-prefix" => settings.frame_prefix.to_value(),
             _ => self.stats().to_value(),
         }
     }
@@ -480,7 +505,7 @@ impl Sends for ZeroBufferFilter {
             wait_for_room: true,
             timeout: settings.timeout,
             frames: settings.max_in_flight + MORE_FRAMES,
-            frame_prefix: FramePrefix::default(),
+            frame_prefix: settings.frame_prefix,
         }
     }
 
@@ -938,12 +963,8 @@ impl ZeroBufferFilter {
 
     /// Frames have other caps from here on.
     fn caps_changed(&self, caps: &gst::CapsRef) -> bool {
-        if !stream_info::is_plain_memory(caps.features(0)) {
-            gst::error!(
-                CAT,
-                imp = self,
-                "Only system memory can be sent, not {caps}"
-            );
+        if !self.is_sendable(caps) {
+            gst::error!(CAT, imp = self, "These cannot be sent: {caps}");
             return false;
         }
         let (announced, told) = {
@@ -971,11 +992,8 @@ impl ZeroBufferFilter {
         let is_serialized = query.is_serialized();
         match query.view_mut() {
             gst::QueryViewMut::AcceptCaps(accept) => {
-                let plain = accept
-                    .caps()
-                    .iter_with_features()
-                    .all(|(_, features)| stream_info::is_plain_memory(Some(features)));
-                accept.set_result(plain);
+                let sendable = self.is_sendable(accept.caps());
+                accept.set_result(sendable);
                 true
             }
             gst::QueryViewMut::Caps(query) => {
@@ -984,7 +1002,9 @@ impl ZeroBufferFilter {
                 if let Some(filter) = filter.filter(|_| self.keeps_caps()) {
                     // As downstream would like it best, since the worker most likely keeps the caps.
                     let liked = self.src_pad.peer_query_caps(Some(&filter));
-                    let mut liked = stream_info::in_plain_memory(&liked);
+                    let taken = self.settings().frame_prefix.caps();
+                    let mut liked = stream_info::in_plain_memory(&liked)
+                        .intersect_with_mode(&taken, gst::CapsIntersectMode::First);
                     liked.merge(caps);
                     caps = liked;
                 }

@@ -14,6 +14,7 @@ use super::imp::{CAT, Input, ZeroBufferFilter};
 use super::under_way::{Due, Failure};
 use crate::element::Counters;
 use crate::frame_info;
+use crate::frame_prefix::Behind;
 use crate::metas;
 use crate::protocol::Records;
 use crate::stream_info;
@@ -203,7 +204,7 @@ impl ZeroBufferFilter {
 
     /// The answer as a buffer: its memory is the ring, and all else is from the frame it answers.
     fn answered(&self, input: &Input, answer: Answer) -> Result<gst::Buffer, gst::FlowError> {
-        let Answer { frame, .. } = answer;
+        let Answer { frame, prefix, .. } = answer;
         let is_copy = frame.is_copy();
         let records = frame.records().clone();
         let (caps, video, takes_layouts) = {
@@ -214,10 +215,14 @@ impl ZeroBufferFilter {
                 output.takes_layouts,
             )
         };
-        let mut buffer = gst::Buffer::from_slice(frame);
+        let mut buffer = gst::Buffer::from_slice(Behind(frame, prefix.len()));
         let mut copied = false;
         if let Some(video) = video {
-            let layout = records.layout();
+            // Who gets frames with a prefix may answer without, but with their rows.
+            let packed = [prefix, self.settings().frame_prefix]
+                .into_iter()
+                .find_map(|prefix| prefix.layout_of(buffer.size(), &video));
+            let layout = (records.layout()).or_else(|| packed.as_ref().map(frame_info::layout));
             (buffer, copied) = frame_info::laid_out(buffer, layout.as_ref(), &video, takes_layouts)
                 .map_err(|message| {
                     self.post_error_message(message);

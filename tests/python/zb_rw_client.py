@@ -2,17 +2,19 @@
 
 zb_rw_client.py [CONNECTION_STRING] [--frames=N] [--draw] [--controller=client|metadata|none]
 
-Without a CONNECTION_STRING it is in the environment. It prints "started", stops after N frames or
-ends when the SDK does, and prints "stopped" or "ended". With --draw it draws a rectangle, in duplex
+Without a CONNECTION_STRING it is in the environment. It prints "started", stops after N frames, or
+when there is a line on its standard input, or ends when the SDK does, and prints "stopped", "running"
+or "ended". With --draw it draws a rectangle, in duplex
 mode on a copy of the frame, and in one-way mode on the frame.
 
-With --controller=metadata it is the SDK's one-way controller that also tells what is in front of the
-pixels; with --controller=none there is only a reader, and the SDK understands what that reads.
+With --controller=metadata it is the SDK's controller that also tells what is in front of the pixels, in
+one-way mode by an interface of its own; with --controller=none there is only a reader, and the SDK understands what that reads.
 """
 
 import argparse
 import json
 import logging
+import select
 import sys
 import threading
 import zlib
@@ -70,6 +72,12 @@ def main():
         np.copyto(result, frame)
         draw(result)
 
+    def duplex_with_metadata(told, frame, result):
+        if not done.is_set():
+            tell(frame, told)
+        np.copyto(result, frame)
+        draw(result)
+
     def with_metadata(told, frame):
         if not done.is_set():
             tell(frame, told)
@@ -92,19 +100,27 @@ def main():
     if args.controller == "none":
         return read()
     running = client
-    if args.controller == "metadata":
+    is_duplex = connection.connection_mode == rw.ConnectionMode.DUPLEX
+    if args.controller == "metadata" and is_duplex:
+        running = rw.DuplexShmController(connection)
+        running.start(duplex_with_metadata)
+    elif args.controller == "metadata":
         running = rw.OneWayShmController(connection)
         running.start_with_metadata(with_metadata)
-    elif connection.connection_mode == rw.ConnectionMode.DUPLEX:
+    elif is_duplex:
         client.start(duplex)
     else:
         client.start(one_way)
     say("started")
     started.set()
-    while running.is_running and not done.wait(0.01):
-        pass
+    asked, inputs = False, [sys.stdin]
+    while running.is_running and not asked and not done.wait(0.01):
+        if select.select(inputs, [], [], 0)[0]:
+            asked = sys.stdin.readline() != ""
+            inputs = []
+    state = "stopped" if done.is_set() else "running" if running.is_running else "ended"
     running.stop()
-    say("stopped" if done.is_set() else "ended")
+    say(state)
 
 
 main()
