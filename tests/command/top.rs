@@ -12,7 +12,9 @@ use gstzerobuffer::inspect::host;
 use gstzerobuffer::{BufferConfig, FrameTime, Reader, Records, Writer};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 
 use super::{PROGRAM, output, zerobuffer};
 use crate::support::{LONG, Name};
@@ -138,14 +140,17 @@ fn in_a_terminal_keys_sort_and_end_it_and_the_terminal_is_as_it_was() {
         let pty = openpty(&size, None).unwrap();
         let before = tcgetattr(pty.slave.as_fd()).unwrap();
         let slave = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut child = Command::new(PROGRAM)
-            .args(["top", "--interval", "0.2", &name])
-            .env("TERM", "xterm")
-            .stdin(slave())
-            .stdout(slave())
-            .stderr(slave())
-            .spawn()
-            .unwrap();
+        let start = || {
+            Command::new(PROGRAM)
+                .args(["top", "--interval", "0.2", &name])
+                .env("TERM", "xterm")
+                .stdin(slave())
+                .stdout(slave())
+                .stderr(slave())
+                .spawn()
+                .unwrap()
+        };
+        let mut child = start();
         let mut terminal = Terminal {
             master: File::from(pty.master),
             seen: String::new(),
@@ -179,9 +184,19 @@ fn in_a_terminal_keys_sort_and_end_it_and_the_terminal_is_as_it_was() {
         terminal.press("q");
         terminal.until("\x1b[?1049l");
         assert!(child.wait().unwrap().success());
-        let after = tcgetattr(pty.slave.as_fd()).unwrap();
-        assert_eq!(after.local_flags, before.local_flags);
-        assert_eq!(after.input_flags, before.input_flags);
+        let is_as_it_was = || {
+            let after = tcgetattr(pty.slave.as_fd()).unwrap();
+            assert_eq!(after.local_flags, before.local_flags);
+            assert_eq!(after.input_flags, before.input_flags);
+        };
+        is_as_it_was();
+        // Also when somebody ends it from outside.
+        let mut child = start();
+        terminal.until("sorted by name");
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        terminal.until("\x1b[?1049l");
+        assert!(child.wait().unwrap().success());
+        is_as_it_was();
         assert!(terminal.seen.contains("\x1b[?25h"), "the cursor is back");
     });
 }

@@ -1,10 +1,14 @@
 //! A terminal, as it was when we are done with it.
 
 use std::io::{self, Stdout, Write, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use crossterm::{cursor, execute, queue, style, terminal};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::flag;
 
 /// What somebody did at the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +22,21 @@ pub enum Key {
 /// The whole window. Dropping gives it back.
 pub struct Screen {
     out: Stdout,
+    /// Somebody ended us from outside, who does not want the terminal left as it is now.
+    ended: Arc<AtomicBool>,
 }
 
 impl Screen {
     pub fn open() -> io::Result<Self> {
+        let ended = Arc::new(AtomicBool::new(false));
+        for signal in [SIGHUP, SIGTERM] {
+            flag::register(signal, ended.clone())?;
+        }
         terminal::enable_raw_mode()?;
-        let mut screen = Screen { out: stdout() };
+        let mut screen = Screen {
+            out: stdout(),
+            ended,
+        };
         execute!(
             screen.out,
             terminal::EnterAlternateScreen,
@@ -64,7 +77,12 @@ impl Screen {
 
     /// The next key, if one comes within this time.
     pub fn key(&mut self, time: Duration) -> io::Result<Option<Key>> {
-        if !event::poll(time)? {
+        let ready = event::poll(time)?;
+        // Relaxed: it is only a flag.
+        if self.ended.load(Ordering::Relaxed) {
+            return Ok(Some(Key::End));
+        }
+        if !ready {
             return Ok(None);
         }
         Ok(match event::read()? {
