@@ -11,6 +11,7 @@ use gstreamer as gst;
 const META: &str = "GstZeroBufferRequestMeta";
 const CHANNEL: &str = "channel";
 const REQUEST: &str = "request";
+const CONNECTION: &str = "connection";
 
 /// The channel whose requests come through this buffer.
 pub fn channel_of_requests(buffer_name: &str) -> Option<&str> {
@@ -22,29 +23,36 @@ pub fn channel_of_answers(buffer_name: &str) -> Option<&str> {
     buffer_name.strip_suffix("_response")
 }
 
+/// In place of a connection, for clients that tell none.
+pub const NOT_TOLD: u64 = 0;
+
 fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| CustomMeta::register_simple(META));
 }
 
-/// Marks a buffer as this request.
-pub fn mark(buffer: &mut gst::BufferRef, channel: &str, request: u64) {
+/// Marks a buffer as this request of this connection.
+pub fn mark(buffer: &mut gst::BufferRef, channel: &str, (request, connection): (u64, u64)) {
     register();
     if let Ok(mut meta) = CustomMeta::add(buffer, META) {
         let structure = meta.mut_structure();
         structure.set(CHANNEL, channel);
         structure.set(REQUEST, request);
+        structure.set(CONNECTION, connection);
     }
 }
 
-/// The number of the request of this channel that the buffer was made of.
-pub fn request(buffer: &gst::BufferRef, channel: &str) -> Option<u64> {
+/// The request of this channel that the buffer was made of: its number and its connection.
+pub fn request(buffer: &gst::BufferRef, channel: &str) -> Option<(u64, u64)> {
     register();
     buffer
         .iter_meta::<gst::Meta>()
         .filter_map(|meta| Some(meta.try_as_custom_meta()?.structure().to_owned()))
         .filter(|structure| structure.get::<&str>(CHANNEL) == Ok(channel))
-        .find_map(|structure| structure.get(REQUEST).ok())
+        .find_map(|structure| {
+            let number = |field| structure.get::<u64>(field).ok();
+            number(REQUEST).zip(number(CONNECTION))
+        })
 }
 
 /// Whether a meta is such a mark, which means something in its own process only.
@@ -64,10 +72,10 @@ mod tests {
         gst::init().unwrap();
         let mut buffer = gst::Buffer::new();
         assert_eq!(request(&buffer, "a"), None);
-        mark(buffer.get_mut().unwrap(), "a", 7);
-        mark(buffer.get_mut().unwrap(), "b", 8);
+        mark(buffer.get_mut().unwrap(), "a", (7, 1));
+        mark(buffer.get_mut().unwrap(), "b", (8, 2));
         let copy = buffer.copy();
-        for (channel, number) in [("a", Some(7)), ("b", Some(8)), ("c", None)] {
+        for (channel, number) in [("a", Some((7, 1))), ("b", Some((8, 2))), ("c", None)] {
             assert_eq!(request(&copy, channel), number);
         }
     }

@@ -17,6 +17,7 @@ use crate::frame_prefix::{Behind, FramePrefix};
 use crate::memory::{self, Link, RingPool};
 use crate::metas;
 use crate::protocol::{Error, Interrupt, Records, Reservation, Wait, Writer, ring_size};
+use crate::requests;
 use crate::segments;
 use crate::stream_info;
 
@@ -140,8 +141,13 @@ pub trait Sends: ElementImpl {
     /// When a time of its stream is due, by CLOCK_MONOTONIC.
     fn monotonic(&self, time: gst::ClockTime) -> Option<u64>;
 
-    /// The request that this buffer answers, if it answers one.
-    fn request(&self, _buffer: &gst::BufferRef) -> Option<u64> {
+    /// What its frames are requests of, if they are any.
+    fn connection(&self) -> Option<u64> {
+        None
+    }
+
+    /// The request that this buffer answers, if it answers one: its number and its connection.
+    fn request(&self, _buffer: &gst::BufferRef) -> Option<(u64, u64)> {
         None
     }
 
@@ -311,8 +317,13 @@ pub trait Sends: ElementImpl {
             records.push_layout(&layout);
         }
         metas::to_records(buffer, records);
-        if let Some(request) = self.request(buffer) {
-            records.push_answer(request);
+        match self.request(buffer) {
+            Some((request, requests::NOT_TOLD)) => records.push_answer(request),
+            Some((request, connection)) => records.push_answer_for(request, connection),
+            None => {}
+        }
+        if let Some(connection) = self.connection() {
+            records.push_request(connection);
         }
         let state = self.state();
         if let Some(caps) = state.caps.as_ref().filter(|_| state.told != state.caps) {

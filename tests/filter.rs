@@ -1,6 +1,8 @@
 //! zerobufferfilter: each frame comes back as the worker's answer to it and to no other, in order,
 //! with its own times, flags and metas, or what `on-failure` says happens to it.
 
+#[path = "support/python.rs"]
+mod python;
 mod support;
 #[path = "support/gst.rs"]
 mod support_gst;
@@ -11,6 +13,7 @@ use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstzerobuffer::duplex::{DuplexServer, DuplexServerConfig};
+use nix::sys::signal::Signal;
 use support::{Name, Running, pattern};
 use support_gst::{Pipeline, init, launch};
 
@@ -221,19 +224,13 @@ fn a_worker_in_another_process_mirrors_the_picture() {
     init();
     let name = Name::new("filter-mirror");
     let folder = tempfile::tempdir().unwrap();
-    let line = worker_line(&name, "videoflip video-direction=horiz");
+    let line = worker_line(&name, MIRROR);
     let worker = Running::start(&mut launch(folder.path(), &line));
     let mut asking = Asking::new(&name, "");
     asking.send(50);
     for i in 0..50 {
         let got = assert_is(&asking.next(), i);
-        let rows = pattern(LEN, i);
-        let mirrored: Vec<u8> = rows
-            .chunks(16)
-            .flat_map(|row| row.iter().rev())
-            .copied()
-            .collect();
-        assert!(got == mirrored, "frame {i}");
+        assert!(got == mirrored(i), "frame {i}");
     }
     asking.end();
     worker.wait().expect_success();
@@ -465,4 +462,224 @@ fn caps_that_change_on_the_way_in_change_on_the_way_out_with_their_frame() {
     }
     asking.end();
     worker.end();
+}
+
+/// A pipeline in a process of its own as worker.
+fn process(name: &str, elements: &str, folder: &tempfile::TempDir) -> Running {
+    Running::start(&mut launch(folder.path(), &worker_line(name, elements)))
+}
+
+const MIRROR: &str = "videoflip video-direction=horiz";
+
+/// What that makes of frame `i`.
+fn mirrored(i: u64) -> Vec<u8> {
+    let frame = pattern(LEN, i);
+    let rows = frame.chunks(16);
+    rows.flat_map(|row| row.iter().rev()).copied().collect()
+}
+
+#[test]
+fn a_worker_that_is_killed_is_missed_and_used_again_when_it_is_back() {
+    init();
+    let name = Name::new("filter-killed");
+    let folder = tempfile::tempdir().unwrap();
+    let mut asking = Asking::new(&name, "on-failure=passthrough");
+    // There is none yet: frames go through at once.
+    asking.send(5);
+    asking.expect(5, same);
+    assert_eq!(asking.stat("passed-through"), 5);
+    for round in 1..=3 {
+        let worker = process(&name, MIRROR, &folder);
+        let is_worked_on = |asking: &mut Asking| {
+            asking.send(1);
+            let sample = asking.next();
+            let got = assert_is(&sample, asking.got);
+            asking.got += 1;
+            assert!(got == mirrored(asking.got - 1) || got == pattern(LEN, asking.got - 1));
+            got == mirrored(asking.got - 1)
+        };
+        while !is_worked_on(&mut asking) {
+            std::thread::yield_now();
+        }
+        assert_eq!(asking.stat("workers"), round);
+        assert!(is_worked_on(&mut asking));
+        worker.kill();
+        while is_worked_on(&mut asking) {}
+        assert!(!is_worked_on(&mut asking));
+    }
+    asking.end();
+    assert_eq!(
+        asking.stat("answered") + asking.stat("passed-through"),
+        asking.sent
+    );
+    remove_what_is_left(&name);
+}
+
+/// What killed workers leave, the last of which nobody followed.
+fn remove_what_is_left(name: &Name) {
+    for path in name.objects() {
+        assert!(path.to_string_lossy().contains("_request"), "{path:?}");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_worker_that_stands_still_costs_one_timeout_and_is_used_again() {
+    init();
+    let name = Name::new("filter-stopped");
+    let folder = tempfile::tempdir().unwrap();
+    let worker = process(&name, "identity", &folder);
+    let mut asking = Asking::new(&name, "");
+    asking.send(20);
+    asking.expect(20, same);
+    let filter = asking.pipeline.element("f");
+    filter.set_property_from_str("on-failure", "passthrough");
+    filter.set_property("timeout", 300_000_000_u64);
+    worker.stop();
+    let began = std::time::Instant::now();
+    asking.send(100);
+    asking.expect(100, same);
+    // Those that were in flight are late, and for the others it was not waited at all.
+    let took = began.elapsed();
+    assert!(took.as_millis() >= 300, "{took:?}");
+    let [late, through] = ["late", "passed-through"].map(|field| asking.stat(field));
+    assert!((1..=4).contains(&late), "{late}");
+    assert!(through >= 96, "{through}");
+    filter.set_property("timeout", 60_000_000_000_u64);
+    worker.signal(Signal::SIGCONT);
+    let answered = asking.stat("answered");
+    while asking.stat("answered") < answered + 5 {
+        asking.send(1);
+        asking.expect(1, same);
+    }
+    asking.end();
+    assert_eq!(asking.stat("doubled"), 0);
+    worker.wait().expect_success();
+}
+
+#[test]
+fn a_pipeline_whose_worker_stands_still_stops_flushes_and_starts_again() {
+    init();
+    let name = Name::new("filter-still");
+    let folder = tempfile::tempdir().unwrap();
+    let worker = process(&name, "identity", &folder);
+    let mut asking = Asking::new(&name, "timeout=0");
+    asking.send(1);
+    asking.expect(1, same);
+    worker.stop();
+    asking.send(20);
+    asking.until("sent", 5);
+    asking.pipeline.set_state(gst::State::Paused);
+    asking.pipeline.set_state(gst::State::Playing);
+    let pad = asking.pipeline.element("f").static_pad("sink").unwrap();
+    // A flush waits for both threads of the filter.
+    assert!(pad.send_event(gst::event::FlushStart::new()));
+    assert!(pad.send_event(gst::event::FlushStop::new(true)));
+    asking.pipeline.set_state(gst::State::Null);
+    worker.signal(Signal::SIGCONT);
+    worker.wait().expect_success();
+}
+
+#[test]
+fn without_a_worker_it_is_an_error_that_says_what_to_start() {
+    let name = Name::new("filter-alone");
+    let asking = {
+        let mut asking = Asking::new(&name, "timeout=100000000");
+        asking.send(1);
+        asking
+    };
+    let err = asking.pipeline.error();
+    assert!(err.contains("_request") && err.contains("start"), "{err}");
+    let unnamed = Pipeline::new("fakesrc ! zerobufferfilter ! fakesink");
+    assert!(unnamed.pipeline.set_state(gst::State::Playing).is_err());
+    let err = unnamed.error();
+    assert!(err.contains("channel-name"), "{err}");
+}
+
+#[test]
+fn a_late_answer_is_nobody_elses() {
+    let name = Name::new("filter-late");
+    let worker = Hand::new(&name);
+    let mut asking = Asking::new(&name, "timeout=50000000 on-failure=drop max-in-flight=1");
+    for round in 0..3 {
+        asking.send(1);
+        let request = worker.take();
+        asking.until("late", round + 1);
+        // Given back now, with its answer.
+        worker.give(request);
+        asking.got = asking.sent;
+        asking
+            .pipeline
+            .element("f")
+            .set_property("timeout", 60_000_000_000_u64);
+        // As long as it has the other, frames are dropped at once.
+        loop {
+            let (dropped, sent) = (asking.stat("dropped"), asking.stat("sent"));
+            asking.send(1);
+            while (asking.stat("dropped"), asking.stat("sent")) == (dropped, sent) {
+                std::thread::yield_now();
+            }
+            if asking.stat("sent") > sent {
+                asking.got = asking.sent - 1;
+                break;
+            }
+        }
+        worker.give(worker.take());
+        asking.expect(1, same);
+        asking
+            .pipeline
+            .element("f")
+            .set_property("timeout", 50_000_000_u64);
+    }
+    assert_eq!(asking.stat("doubled"), 0);
+    asking.end();
+}
+
+/// A Python reader that starts tries the lock of every buffer for a moment, and removes what dead
+/// readers left.
+fn python_worker(name: &Name, work: &str) -> Running {
+    let mut command = python::script("zb_py_duplex_server.py");
+    let mut server = Running::start(command.args([name, work]));
+    assert_eq!(server.line().as_deref(), Some("ready"));
+    server
+}
+
+/// A reader of the package leaves its semaphores when it closes (fault 15), and nothing else.
+fn remove_what_python_leaves(name: &Name) {
+    for path in name.objects() {
+        assert!(path.to_string_lossy().contains("/sem.sem-"), "{path:?}");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
+    let name = Name::new("filter-python");
+    let mut worker = python_worker(&name, "invert");
+    let mut asking = Asking::new(&name, "");
+    asking.send(100);
+    let told = worker.line().unwrap();
+    assert!(
+        told.starts_with("metadata {") && told.contains("video/x-raw"),
+        "{told}"
+    );
+    asking.expect(100, inverted);
+    assert_eq!(asking.stat("requests-copied"), 100);
+    asking.end();
+    worker.wait().expect_success();
+    remove_what_python_leaves(&name);
+
+    let name = Name::new("filter-python-fails");
+    let worker = python_worker(&name, "fail-30");
+    let mut asking = Asking::new(&name, "on-failure=drop timeout=2000000000");
+    asking.send(60);
+    asking.expect(29, same);
+    asking.got += 1;
+    asking.expect(30, same);
+    asking.end();
+    assert_eq!(asking.stat("late") + asking.stat("skipped"), 1);
+    assert_eq!(asking.stat("dropped"), 1);
+    assert_eq!(asking.stat("doubled"), 0);
+    worker.wait().expect_success();
+    remove_what_python_leaves(&name);
 }

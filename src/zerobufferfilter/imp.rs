@@ -16,6 +16,7 @@
 //! gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobufferfilter channel-name=mirror ! videoconvert ! autovideosink
 //! ```
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,8 +133,11 @@ struct Flow {
     worker: Worker,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Worker {
+    /// A number that no other connection has: a worker that outlives its client may still answer that
+    /// one's requests.
+    connection: u64,
     /// Its last answer named the request, or did not.
     named: Option<bool>,
     /// It does not name them, but keeps a request until it has answered it: it was seen to.
@@ -147,6 +151,21 @@ struct Worker {
     gone: Option<String>,
     /// It was told that there are no more frames.
     ended: bool,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Worker {
+            // Different with each call, and in each process.
+            connection: RandomState::new().build_hasher().finish(),
+            named: None,
+            holds: false,
+            behind: None,
+            keeps: 0,
+            gone: None,
+            ended: false,
+        }
+    }
 }
 
 impl Default for Flow {
@@ -537,6 +556,10 @@ impl Sends for ZeroBufferFilter {
         Ok(number)
     }
 
+    fn connection(&self) -> Option<u64> {
+        Some(self.flow().worker.connection)
+    }
+
     fn settle(&self) -> Result<(), Error> {
         let mut flow = self.flow();
         while flow.under_way.is_waiting() || flow.reading {
@@ -821,7 +844,8 @@ impl ZeroBufferFilter {
             if idle {
                 self.take_surplus();
             }
-            if names && (behind.is_none() || given_back) {
+            // Whose answer comes late is known; it has been at its requests, so it goes on.
+            if names && (behind.is_none() || writer.is_all_read()) {
                 self.flow().worker.behind = None;
                 return Ok(true);
             }
@@ -1137,8 +1161,17 @@ impl ZeroBufferFilter {
         // Asked when it is here: who has not given its request back answers before it does so.
         let writer = self.sending.link.get();
         let held = writer.is_some_and(|writer| !writer.is_all_given_back());
+        let connection = answer.frame.records().answer_connection();
         let mut flow = self.flow();
         flow.quiet = Instant::now();
+        if connection.is_some_and(|connection| connection != flow.worker.connection) {
+            gst::debug!(
+                CAT,
+                imp = self,
+                "The answer to a request of a client before"
+            );
+            return;
+        }
         flow.worker.named = Some(number.is_some());
         flow.worker.holds |= number.is_none() && held;
         match flow.under_way.answer(number, answer, Instant::now()) {

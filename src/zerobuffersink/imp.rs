@@ -32,6 +32,7 @@
  *
  * Since: 0.1
  */
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gst::glib;
@@ -100,6 +101,8 @@ pub struct ZeroBufferSink {
     settings: Mutex<Settings>,
     sending: Sending,
     pausing: Pausing,
+    /// The last buffer answers a request.
+    answers: AtomicBool,
     qos: Qos,
     offering: Offering,
     peers: Peers,
@@ -112,6 +115,7 @@ impl Default for ZeroBufferSink {
             settings: Mutex::default(),
             sending: Sending::new(pausing.interrupt.clone()),
             pausing,
+            answers: AtomicBool::new(false),
             qos: Qos::default(),
             offering: Offering::default(),
             peers: Peers::default(),
@@ -366,7 +370,10 @@ impl BaseSinkImpl for ZeroBufferSink {
 
     fn prepare(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         // Before it waits for the buffer's time.
-        if self.request(buffer).is_some() && self.obj().is_sync() {
+        let answers = self.request(buffer).is_some();
+        // Relaxed: the same thread looks.
+        self.answers.store(answers, Ordering::Relaxed);
+        if answers && self.obj().is_sync() {
             gst::info!(
                 CAT,
                 imp = self,
@@ -532,6 +539,8 @@ impl Sends for ZeroBufferSink {
         let settings = self.settings();
         Policy {
             wait_for_connection: match settings.on_reader_gone {
+                // Who asked for it has gone, and the next one has not asked.
+                _ if self.answers.load(Ordering::Relaxed) => false,
                 OnReaderGone::Wait if gone => true,
                 OnReaderGone::Drop if gone => false,
                 _ => settings.wait_for_connection,
@@ -547,7 +556,7 @@ impl Sends for ZeroBufferSink {
         self.peers.notice(why);
     }
 
-    fn request(&self, buffer: &gst::BufferRef) -> Option<u64> {
+    fn request(&self, buffer: &gst::BufferRef) -> Option<(u64, u64)> {
         let settings = self.settings();
         let channel = requests::channel_of_answers(settings.buffer_name.as_deref()?)?;
         requests::request(buffer, channel)

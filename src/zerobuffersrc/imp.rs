@@ -949,7 +949,8 @@ impl ZeroBufferSrc {
                 writable.set_flags(gst::BufferFlags::DISCONT);
             }
             if let Some(channel) = self.channel() {
-                requests::mark(writable, &channel, sequence);
+                let connection = records.request().unwrap_or(requests::NOT_TOLD);
+                requests::mark(writable, &channel, (sequence, connection));
             }
         }
         let mut copied = false;

@@ -20,6 +20,7 @@ mod kind {
     pub const LAYOUT: u16 = 3;
     pub const RESIZE: u16 = 4;
     pub const ANSWER: u16 = 5;
+    pub const REQUEST: u16 = 6;
 }
 
 /// Most planes in a [`FrameLayout`].
@@ -188,6 +189,20 @@ impl Records {
         self.add(kind::ANSWER, 0, &request.to_le_bytes());
     }
 
+    /// That the frame answers the request with this number, of the connection that its client told
+    /// with it ([`Records::request`]).
+    pub fn push_answer_for(&mut self, request: u64, connection: u64) {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&request.to_le_bytes());
+        value[8..].copy_from_slice(&connection.to_le_bytes());
+        self.add(kind::ANSWER, 0, &value);
+    }
+
+    /// That the frame is a request of this connection, a number that no other one has.
+    pub fn push_request(&mut self, connection: u64) {
+        self.add(kind::REQUEST, 0, &connection.to_le_bytes());
+    }
+
     /// [`Records::push`], for chains.
     #[must_use]
     pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
@@ -291,6 +306,18 @@ impl Records {
     /// The number of the request that the frame answers.
     pub(crate) fn answer(&self) -> Option<u64> {
         let value = self.get(kind::ANSWER)?;
+        (value.len() >= 8).then(|| u64_at(value, 0))
+    }
+
+    /// The connection of the request that the frame answers, if its server was told and tells.
+    pub fn answer_connection(&self) -> Option<u64> {
+        let value = self.get(kind::ANSWER)?;
+        (value.len() >= 16).then(|| u64_at(value, 8))
+    }
+
+    /// The connection whose request the frame is, if its client says so.
+    pub fn request(&self) -> Option<u64> {
+        let value = self.get(kind::REQUEST)?;
         (value.len() >= 8).then(|| u64_at(value, 0))
     }
 
