@@ -148,6 +148,30 @@ fn events_come_in_order_with_frames() {
 }
 
 #[test]
+fn the_latency_tracer_s_events_stay_in_their_process() {
+    let name = Name::new("probes");
+    let receiver = paused(&name, "");
+    let seen = arrivals(&receiver);
+    receiver.set_state(gst::State::Playing);
+    let sender = sender(&name, &caps("application/x-test"));
+    let probe = |name: &str| {
+        let structure = gst::Structure::builder(name).field("ts", 7u64).build();
+        Sent::Event(gst::event::CustomDownstream::new(structure))
+    };
+    let around = [Sent::Frame(1), Sent::Event(custom(1))];
+    let mut sent = send(&sender, &around);
+    send(
+        &sender,
+        &[probe("latency_probe.id"), probe("sub_latency_probe.id")],
+    );
+    sent.extend(send(&sender, &[Sent::Frame(2), Sent::Event(custom(2))]));
+    sender.appsrc("in").end_of_stream().unwrap();
+    all(&receiver);
+    sender.end();
+    assert_order(&seen.lock().unwrap(), &sent);
+}
+
+#[test]
 fn events_wait_for_room_with_the_frames() {
     let name = Name::new("full");
     let receiver = paused(&name, "payload-size=1024");
