@@ -44,6 +44,15 @@ strip --strip-unneeded "$root/$plugins/libgstzerobuffer.so"
 cargo install --locked --path . --root "$work/command" --bin zerobuffer --no-default-features --features cli
 install -D -m 755 "$work/command/bin/zerobuffer" "$root/usr/bin/zerobuffer"
 strip --strip-unneeded "$root/usr/bin/zerobuffer"
+# Its pages and completions come from itself.
+"$root/usr/bin/zerobuffer" generate "$work/generated"
+for page in "$work"/generated/*.1; do
+    install -D -m 644 "$page" "$root/usr/share/man/man1/$(basename "$page")"
+    gzip -9n "$root/usr/share/man/man1/$(basename "$page")"
+done
+install -D -m 644 "$work/generated/zerobuffer.bash" "$root/usr/share/bash-completion/completions/zerobuffer"
+install -D -m 644 "$work/generated/_zerobuffer" "$root/usr/share/zsh/vendor-completions/_zerobuffer"
+install -D -m 644 "$work/generated/zerobuffer.fish" "$root/usr/share/fish/vendor_completions.d/zerobuffer.fish"
 
 doc=$root/usr/share/doc/$name
 mkdir -p "$doc"
@@ -122,6 +131,8 @@ clean=$work/clean
     apt-get install -y -q --no-install-recommends /package.deb \
         gstreamer1.0-tools gstreamer1.0-plugins-base
     gst-inspect-1.0 zerobuffer
+    # A container may be set up without manuals.
+    dpkg --listfiles gstreamer1.0-zerobuffer | grep /man1/zerobuffer.1.gz
     gst-launch-1.0 zerobuffersrc buffer-name=installed ! fakesink &
     until zerobuffer list | grep "^installed"; do sleep 0.1; done
     gst-launch-1.0 videotestsrc num-buffers=100 ! zerobuffersink buffer-name=installed sync=false
