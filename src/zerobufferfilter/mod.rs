@@ -5,10 +5,13 @@ use gst::prelude::*;
 use gstreamer as gst;
 
 mod answers;
+mod asking;
+mod flow;
 mod imp;
 mod output;
 mod rounds;
 mod under_way;
+mod working;
 
 /// What happens to a frame that the worker does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]

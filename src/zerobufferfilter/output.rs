@@ -10,7 +10,8 @@ use gstreamer_video as gst_video;
 
 use super::OnFailure;
 use super::answers::Answer;
-use super::imp::{CAT, Input, ZeroBufferFilter};
+use super::flow::Input;
+use super::imp::{CAT, ZeroBufferFilter};
 use super::under_way::{Due, Failure};
 use crate::element::Counters;
 use crate::frame_info;

@@ -1,0 +1,199 @@
+//! The source pad's thread: it sends on what has its answer, and waits for those that are due.
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gstreamer as gst;
+
+use super::answers::{Answer, Came};
+use super::flow::is_pipeline;
+use super::imp::{CAT, SLICE, ZeroBufferFilter};
+use super::under_way::{Failure, Item, Match};
+use crate::element::Counters;
+use crate::protocol::{Error, Wait};
+use crate::sending::Sends;
+
+/// What goes out.
+impl ZeroBufferFilter {
+    pub(super) fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if let gst::QueryViewMut::Latency(latency) = query.view_mut() {
+            let mut upstream = gst::query::Latency::new();
+            if !self.sink_pad.peer_query(&mut upstream) {
+                return false;
+            }
+            let (live, least, most) = upstream.result();
+            let ours = self.settings().latency;
+            latency.set(live, least + ours, most.map(|most| most + ours));
+            return true;
+        }
+        gst::Pad::query_default(pad, Some(&*self.obj()), query)
+    }
+
+    /// One step of the source pad's thread.
+    pub(super) fn work(&self) {
+        let next = {
+            let mut flow = self.flow();
+            flow.reading = false;
+            flow.pushing = false;
+            self.changed.notify_all();
+            loop {
+                if flow.result.is_err() {
+                    drop(flow);
+                    let _ = self.src_pad.pause_task();
+                    return;
+                }
+                match flow.under_way.next() {
+                    Ok(Some(item)) => {
+                        flow.pushing = true;
+                        break Ok(item);
+                    }
+                    Ok(None) => flow = self.wait(flow),
+                    Err(at) => {
+                        flow.reading = true;
+                        break Err(at);
+                    }
+                }
+            }
+        };
+        match next {
+            Err(at) => self.read_answer(at),
+            Ok(Item::Event(event)) => {
+                let ends = event.type_() == gst::EventType::Eos;
+                self.forward(event);
+                if ends {
+                    self.leave("end of stream", true);
+                }
+            }
+            Ok(Item::Frame(input, due)) => {
+                if let Err(err) = self.finish(input, due) {
+                    gst::debug!(CAT, imp = self, "Stopping: {err}");
+                    self.stop_with(err);
+                }
+            }
+        }
+    }
+
+    /// Waits a while for the answer to the oldest request, which went out `at`.
+    pub(super) fn read_answer(&self, at: Instant) {
+        let timeout = Duration::from(self.settings().timeout);
+        let left = (!timeout.is_zero()).then(|| timeout.saturating_sub(at.elapsed()));
+        let slice = left.map_or(SLICE, |left| left.min(SLICE));
+        let wait = Wait::from(slice).interrupted_by(&self.sending.interrupt);
+        match self.answers.next(wait) {
+            Came::Answer(answer) => self.take(answer),
+            Came::Other | Came::Interrupted => {}
+            Came::Gone(why) | Came::Broken(why) => self.gone(&why),
+            Came::NoRoom { bytes, err } => self.no_room(bytes, &err),
+            Came::Nothing => {
+                let is_over = left.is_some_and(|left| left.is_zero());
+                self.nothing_came(is_over);
+            }
+        }
+    }
+
+    /// An answer came.
+    pub(super) fn take(&self, answer: Answer) {
+        let number = answer.frame.records().answer();
+        // Asked when it is here: who has not given its request back answers before it does so.
+        let writer = self.sending.link.get();
+        let held = writer.is_some_and(|writer| !writer.is_all_given_back());
+        let connection = answer.frame.records().answer_connection();
+        let mut flow = self.flow();
+        flow.quiet = Instant::now();
+        if connection.is_some_and(|connection| connection != flow.worker.connection) {
+            gst::debug!(
+                CAT,
+                imp = self,
+                "The answer to a request of a client before"
+            );
+            return;
+        }
+        flow.worker.named = Some(number.is_some());
+        flow.worker.holds |= number.is_none() && held;
+        match flow.under_way.answer(number, answer, Instant::now()) {
+            Match::Frame { skipped } => {
+                // These it did not keep.
+                let skips = usize::try_from(skipped).unwrap_or(usize::MAX);
+                flow.worker.keeps = flow.worker.keeps.saturating_sub(skips);
+                Counters::add(&self.rounds.skipped, skipped);
+            }
+            // It has been counted as late.
+            Match::Late => gst::debug!(CAT, imp = self, "The answer to {number:?} came too late"),
+            Match::Nobodys => {
+                gst::debug!(CAT, imp = self, "An answer too many, to {number:?}");
+                Counters::add(&self.rounds.doubled, 1);
+            }
+        }
+    }
+
+    /// No answer is there; for some time, or for too long.
+    pub(super) fn nothing_came(&self, is_over: bool) {
+        let writer = self.sending.link.get();
+        let given_back = writer
+            .as_ref()
+            .is_none_or(|writer| writer.is_all_given_back());
+        let gone = writer
+            .as_ref()
+            .and_then(|writer| writer.look_at_reader().err());
+        // What came before either of that.
+        match self.answers.next(Wait::no()) {
+            Came::Nothing => {}
+            Came::Answer(answer) => return self.take(answer),
+            Came::Gone(why) | Came::Broken(why) => return self.gone(&why),
+            _ => return,
+        }
+        if let Some(err) = gone.filter(|err| !matches!(err, Error::ReaderReplaced { .. })) {
+            return self.gone(&err.to_string());
+        }
+        let mut flow = self.flow();
+        if given_back && flow.worker.holds && flow.worker.named == Some(false) {
+            let skipped = flow.under_way.fail_all(&Failure::Skipped);
+            flow.under_way.start_over();
+            Counters::add(&self.rounds.skipped, skipped);
+            return;
+        }
+        if is_over {
+            flow.under_way.fail_oldest(Failure::Late);
+            flow.worker.behind = Some(Some(Instant::now()));
+            Counters::add(&self.rounds.late, 1);
+            return;
+        }
+        // Some workers keep frames until they know that there are no more.
+        let ends = (flow.under_way.events()).any(|event| event.type_() == gst::EventType::Eos);
+        if ends && writer.is_some_and(|writer| is_pipeline(&writer) && writer.is_all_read()) {
+            flow.worker.ended = true;
+            drop(flow);
+            self.disconnect("end of stream");
+        }
+    }
+
+    /// The worker is not there any more, or cannot be followed.
+    pub(super) fn gone(&self, why: &str) {
+        let mut flow = self.flow();
+        let ended = flow.worker.ended;
+        let failure = match ended {
+            true => Failure::Skipped,
+            false => Failure::Gone(why.into()),
+        };
+        let failed = flow.under_way.fail_all(&failure);
+        flow.worker.gone = Some(why.into());
+        self.changed.notify_all();
+        drop(flow);
+        gst::info!(CAT, imp = self, "The worker is gone: {why}");
+        let counter = match ended {
+            true => &self.rounds.skipped,
+            false => &self.rounds.lost,
+        };
+        Counters::add(counter, failed);
+    }
+
+    pub(super) fn no_room(&self, bytes: u64, err: &Error) {
+        gst::element_imp_warning!(
+            self,
+            gst::ResourceError::NoSpaceLeft,
+            ("The worker asks for a ring of {bytes} bytes, which cannot be made"),
+            ["{err}"]
+        );
+    }
+}
