@@ -101,6 +101,12 @@ impl<I, A, E> UnderWay<I, A, E> {
         self.items.iter().any(sent)
     }
 
+    /// Whether one request and no more waits for its answer.
+    pub fn is_one_waiting(&self) -> bool {
+        let sent = |item: &&Item<I, A, E>| matches!(item, Item::Frame(_, Due::Sent { .. }));
+        self.items.iter().filter(sent).count() == 1
+    }
+
     /// Takes the first item unless it waits for its answer; when that went out is the error.
     pub fn next(&mut self) -> Result<Option<Item<I, A, E>>, Instant> {
         if let Some(Item::Frame(_, Due::Sent { at, .. })) = self.items.front() {

@@ -110,7 +110,9 @@ impl ZeroBufferFilter {
             return;
         }
         flow.worker.named = Some(number.is_some());
-        flow.worker.holds |= number.is_none() && held;
+        // With several under way it may be the others that it has not given back.
+        let holds = held && flow.under_way.is_one_waiting();
+        flow.worker.holds |= number.is_none() && holds;
         match flow.under_way.answer(number, answer, Instant::now()) {
             Match::Frame { skipped } => {
                 // These it did not keep.
