@@ -7,6 +7,8 @@ packages=(
     gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps
     gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
     gstreamer1.0-plugins-ugly gstreamer1.0-libav
+    # textoverlay, and something to write with.
+    gstreamer1.0-x fonts-dejavu-core
 )
 
 as_root=()

@@ -237,6 +237,33 @@ fn a_worker_in_another_process_mirrors_the_picture() {
 }
 
 #[test]
+fn a_worker_in_another_process_writes_on_the_picture() {
+    let name = Name::new("filter-text");
+    let folder = tempfile::tempdir().unwrap();
+    let worker = process(&name, "textoverlay text=zerobuffer", &folder);
+    let asking = Pipeline::play(&format!(
+        "videotestsrc pattern=black num-buffers=10 \
+         ! video/x-raw,format=I420,width=640,height=480,framerate=30/1 \
+         ! zerobufferfilter channel-name={} ! appsink name=out sync=false",
+        &*name
+    ));
+    let out = asking.appsink("out");
+    for i in 0..10 {
+        let sample = out.pull_sample().unwrap();
+        let buffer = sample.buffer().unwrap();
+        let due = gst::ClockTime::from_nseconds(i * 1_000_000_000 / 30);
+        assert_eq!(buffer.pts(), Some(due));
+        let bytes = buffer.map_readable().unwrap();
+        let luma = &bytes[..640 * 480];
+        // The letters are white, and most of the picture is black.
+        let white = luma.iter().filter(|byte| **byte > 150).count();
+        assert!((100..30_000).contains(&white), "{white} white pixels");
+    }
+    asking.end();
+    worker.wait().expect_success();
+}
+
+#[test]
 fn servers_of_the_library_work_in_place_with_several_frames_in_flight() {
     for threads in [1, 3] {
         let name = Name::new("filter-server");

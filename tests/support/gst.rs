@@ -140,19 +140,21 @@ pub fn text(message: &gst::Message) -> String {
     }
 }
 
-/// gst-launch-1.0 with the plugin that this test run built, and a registry of its own.
-pub fn launch(registry: &Path, line: &str) -> Command {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    assert!(
-        profile.join("libgstzerobuffer.so").exists(),
-        "the plugin is missing: `cargo build` makes it"
-    );
+const PLUGIN: &str = "libgstzerobuffer.so";
+
+/// gst-launch-1.0 with the plugin that this test run built, in a folder of the test's own.
+pub fn launch(folder: &Path, line: &str) -> Command {
+    // Cargo builds the library for this test beside it; what is one folder up may be older.
+    let plugin = std::env::current_exe().unwrap().with_file_name(PLUGIN);
+    let link = folder.join(PLUGIN);
+    if !link.exists() {
+        std::os::unix::fs::symlink(plugin, link).unwrap();
+    }
     let mut command = Command::new("gst-launch-1.0");
     command
         .arg("-q")
         .args(line.split_whitespace())
-        .env("GST_PLUGIN_PATH", profile)
-        .env("GST_REGISTRY", registry.join("registry.bin"));
+        .env("GST_PLUGIN_PATH", folder)
+        .env("GST_REGISTRY", folder.join("registry.bin"));
     command
 }
