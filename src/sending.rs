@@ -21,7 +21,7 @@ use crate::requests;
 use crate::segments;
 use crate::stream_info;
 
-/// How long a reader may take to make a ring of another size; then the one there is has to do.
+/// How long the stream waits for a ring of another size where the one there is would do, too.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(500);
 const RESIZE_INTERVAL: Duration = Duration::from_millis(1);
 /// Header and records of a frame, most of the time.
@@ -89,8 +89,9 @@ pub struct State {
     pub gone: Option<String>,
     /// The size of the ring that the reader was last asked for.
     asked: u64,
-    /// It had the time to make it, and has not.
-    refused: bool,
+    /// The writer of the ring that was made anew, until there is one to the new ring: if it went
+    /// before, nobody would tell the reader that the stream ends here.
+    leaving: Option<Arc<Writer>>,
     /// The reader has only made another ring, and knows what it was told in the one before.
     moved: bool,
     /// Events that go with the next frame.
@@ -191,6 +192,15 @@ pub trait Sends: ElementImpl {
 
     /// Sends a buffer as the frame with this number; false if the policy says to drop it.
     fn send(&self, buffer: &gst::Buffer, number: u64) -> Result<bool, Stop> {
+        loop {
+            if let Some(sent) = self.try_send(buffer, number)? {
+                return Ok(sent);
+            }
+        }
+    }
+
+    /// The same; `None` if the ring is another one now, or will be.
+    fn try_send(&self, buffer: &gst::Buffer, number: u64) -> Result<Option<bool>, Stop> {
         let policy = self.policy();
         let Sending {
             link,
@@ -202,7 +212,7 @@ pub trait Sends: ElementImpl {
         let Some(writer) = self.connect(policy)? else {
             // Events go where their frames go.
             self.state().pending.clear();
-            return Ok(false);
+            return Ok(Some(false));
         };
         writer.look_at_reader()?;
         let video = self.state().video.clone();
@@ -224,7 +234,7 @@ pub trait Sends: ElementImpl {
         };
         let len = head.len() as u64 + len;
         if !suits(&writer, len, policy.frames, video.is_some()) && self.fit_ring(len)? {
-            return self.send(buffer, number);
+            return Ok(None);
         }
         let mut records = Records::new();
         let segment = self.segment();
@@ -245,7 +255,7 @@ pub trait Sends: ElementImpl {
             );
             self.sent(len, &counters.in_place);
             self.state().told_segment = segment;
-            return Ok(true);
+            return Ok(Some(true));
         }
         let dropped = writer.records_dropped();
         let wait = match policy.wait_for_room {
@@ -253,17 +263,17 @@ pub trait Sends: ElementImpl {
             false => Wait::no(),
         };
         let mut place = match writer.reserve_with(len, &records, wait) {
-            Err(Error::BufferFull { .. }) if !policy.wait_for_room => return Ok(false),
+            Err(Error::BufferFull { .. }) if !policy.wait_for_room => return Ok(Some(false)),
             // The ring is too small, and the reader may not know it yet.
             Err(Error::FrameTooLarge { .. } | Error::FrameCannotPass { .. })
-                if writer.can_request_size() && !self.state().refused =>
+                if !suits(&writer, len, policy.frames, video.is_some())
+                    && !self.is_answered(&writer) =>
             {
-                if !policy.wait_for_room && !writer.is_all_read() {
-                    return Ok(false);
+                if !policy.wait_for_room {
+                    return Ok(Some(false));
                 }
                 self.wait_for_ring(&writer, len, policy)?;
-                self.state().refused = true;
-                return self.send(buffer, number);
+                return Ok(None);
             }
             other => other?,
         };
@@ -289,7 +299,7 @@ pub trait Sends: ElementImpl {
         if writer.records_dropped() == dropped {
             self.state().told_segment = segment;
         }
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// A frame with these records has gone out.
@@ -425,6 +435,16 @@ pub trait Sends: ElementImpl {
         );
         self.state().gone = None;
         self.sending().link.replace(Some(writer.clone()));
+        let mut state = self.state();
+        if writer.answered_size() != Some(state.asked) {
+            // It answers a request before that one, which it may not have read at all.
+            state.asked = 0;
+        }
+        let before = state.leaving.take();
+        drop(state);
+        if let Some(before) = before {
+            before.close();
+        }
         writer
     }
 
@@ -497,7 +517,6 @@ pub trait Sends: ElementImpl {
                 return Ok(false);
             }
             state.asked = wanted;
-            state.refused = false;
         }
         let interrupts = interrupt.times();
         self.settle()?;
@@ -523,7 +542,9 @@ pub trait Sends: ElementImpl {
             && !interrupt.is_set()
             && interrupt.times() == interrupts
         {
+            let answered = self.is_answered(&writer);
             match writer.look_at_reader() {
+                Ok(()) if answered => break,
                 Err(Error::ReaderReplaced { .. }) => {
                     self.move_on();
                     let wait = Wait::from(RESIZE_PATIENCE).interrupted_since(interrupt, interrupts);
@@ -545,14 +566,32 @@ pub trait Sends: ElementImpl {
         Ok(false)
     }
 
-    /// Waits until the reader has read all, a request for another ring among it, and has had time to
-    /// make that: then looking at it tells.
+    /// Whether the reader has said what becomes of the request for another ring.
+    fn is_answered(&self, writer: &Writer) -> bool {
+        let asked = self.state().asked;
+        // Where it cannot say so, it cannot say either that it has made one.
+        (writer.answered_size()).is_none_or(|answered| asked != 0 && answered == asked)
+    }
+
+    /// Waits until the reader has answered the request for another ring; if it made one, the next
+    /// look at it tells. Back as well when there was no room for the request, and now there is.
     fn wait_for_ring(&self, writer: &Writer, len: u64, policy: Policy) -> Result<(), Stop> {
         let interrupt = &self.sending().interrupt;
         let timeout = Some(Duration::from(policy.timeout)).filter(|time| !time.is_zero());
         let began = Instant::now();
-        let mut read = None;
-        while read.is_none_or(|read: Instant| read.elapsed() < RESIZE_PATIENCE) {
+        loop {
+            if interrupt.sleep(RESIZE_INTERVAL) {
+                return Err(Error::Interrupted.into());
+            }
+            let asked = self.state().asked;
+            let answered = match asked {
+                0 => writer.is_all_read(),
+                _ => self.is_answered(writer),
+            };
+            writer.look_at_reader()?;
+            if answered {
+                return Ok(());
+            }
             if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
                 return Err(Stop::Element(gst::error_msg!(
                     gst::ResourceError::Write,
@@ -562,15 +601,7 @@ pub trait Sends: ElementImpl {
                     )
                 )));
             }
-            writer.look_at_reader()?;
-            if read.is_none() && writer.is_all_read() {
-                read = Some(Instant::now());
-            }
-            if interrupt.sleep(RESIZE_INTERVAL) {
-                return Err(Error::Interrupted.into());
-            }
         }
-        Ok(())
     }
 
     /// An event has gone through the sink: tells the reader, if it is one that travels.
@@ -658,24 +689,34 @@ pub trait Sends: ElementImpl {
 
     /// The reader has made the ring anew: the stream goes on there.
     fn move_on(&self) {
-        let (asked, announced) = {
-            let state = self.state();
-            (state.asked, state.announced)
-        };
-        self.disconnect("the ring was made anew");
+        let Sending { link, counters, .. } = self.sending();
         let mut state = self.state();
-        // What it could is what it has made.
-        state.asked = asked;
-        state.moved = announced;
+        let before = state.leaving.take();
+        let writer = link.replace(None);
+        if let Some(writer) = &writer {
+            gst::info!(
+                Self::category(),
+                imp = self,
+                "The ring of {} was made anew",
+                writer.name()
+            );
+            counters.end(connection(writer));
+            // The reader is the same, and knows what it was told.
+            state.moved = state.announced;
+        }
+        state.announced = false;
+        state.leaving = writer.or(before);
     }
 
     fn disconnect(&self, why: &str) {
         let Sending { link, counters, .. } = self.sending();
         let mut state = self.state();
         state.announced = false;
-        state.refused = false;
         state.moved = false;
         state.asked = 0;
+        if let Some(before) = state.leaving.take() {
+            before.end();
+        }
         if let Some(writer) = link.replace(None) {
             gst::info!(
                 Self::category(),
@@ -683,7 +724,7 @@ pub trait Sends: ElementImpl {
                 "Detaching from {}: {why}",
                 writer.name()
             );
-            writer.close();
+            writer.end();
             counters.end(connection(&writer));
         }
     }

@@ -339,6 +339,8 @@ fn records_are_what_the_protocol_says_in_front_of_a_frame_and_alone() {
     assert_eq!((raw.get(hello + 0x28), raw.get(0x58)), (1, 0));
     let new = name.raw();
     assert_eq!((new.get(0x20), new.get(0x58)), (64, process::id().into()));
+    assert_eq!(raw.get(hello + 0x38), 0, "the answer is the new one");
+    assert_eq!(new.get(128 + METADATA - 64 + 0x38), 0x0123_4567_89ab);
     // Without the promise that it can be done again.
     assert_eq!(new.get(128 + METADATA - 64 + 8), 15);
     assert_eq!(name.objects().len(), 4);

@@ -110,6 +110,86 @@ fn a_writer_asks_for_a_size_and_gets_it() {
 }
 
 #[test]
+fn a_request_is_answered_by_a_new_buffer_or_by_saying_that_there_is_none() {
+    let name = Name::new("resizing-answer");
+    let reader = reader(&name, 1024);
+    let writer = Writer::attach(&name).unwrap();
+    assert_eq!(writer.answered_size(), Some(0));
+    let ask = |bytes| {
+        assert!(writer.request_size(bytes, LONG).unwrap());
+        assert_eq!(writer.answered_size(), Some(0));
+    };
+    let take = |bytes| {
+        let item = reader.read(LONG).unwrap();
+        assert!(
+            matches!(item, Item::Resize(asked) if asked == bytes),
+            "{item:?}"
+        );
+    };
+    ask(5000);
+    take(5000);
+    assert_eq!(writer.answered_size(), Some(0), "not yet");
+    reader.keep_size();
+    assert_eq!(writer.answered_size(), Some(5000));
+    // The same again is another request.
+    ask(5000);
+    take(5000);
+    reader.keep_size();
+    // Who reads frames only has answered as well.
+    ask(6000);
+    writer.write_frame(b"frame").unwrap();
+    drop(reader.read_frame(LONG).unwrap());
+    assert_eq!(writer.answered_size(), Some(6000));
+    // Of two, the new buffer says which it answers.
+    ask(7000);
+    ask(8000);
+    take(7000);
+    let new = reader.replace(&config(7000)).unwrap();
+    take(8000);
+    assert_eq!(writer.answered_size(), Some(0));
+    let next = Writer::attach(&name).unwrap();
+    assert_eq!(next.answered_size(), Some(7000));
+    assert!(next.request_size(8000, LONG).unwrap());
+    assert!(matches!(new.read(LONG), Ok(Item::Resize(8000))));
+}
+
+#[test]
+fn a_writer_that_does_not_go_on_in_the_new_buffer_says_so() {
+    let name = Name::new("resizing-end");
+    let old = reader(&name, 1024);
+    let writer = Writer::attach(&name).unwrap();
+    let new = old.replace(&config(64)).unwrap();
+    let told = writer.write_frame(b"frame");
+    assert!(
+        matches!(told, Err(Error::ReaderReplaced { .. })),
+        "{told:?}"
+    );
+    writer.end();
+    ended(&old);
+    assert!(old.is_stream_ended());
+    drop(new);
+}
+
+#[test]
+fn to_make_it_anew_can_be_interrupted_and_everything_is_as_it_was() {
+    let name = Name::new("resizing-interrupted");
+    let reader = reader(&name, 1024);
+    let writer = Writer::attach(&name).unwrap();
+    let interrupt = Interrupt::new();
+    interrupt.set();
+    let made = reader.replace_interrupted_by(&config(64 << 20), &interrupt);
+    assert!(matches!(made, Err(Error::Interrupted)), "{made:?}");
+    assert_eq!(name.objects().len(), 4);
+    writer.write_frame(b"frame").unwrap();
+    assert_eq!(&*reader.read_frame(LONG).unwrap(), b"frame");
+    interrupt.clear();
+    let new = reader
+        .replace_interrupted_by(&config(64 << 20), &interrupt)
+        .unwrap();
+    assert_eq!(new.payload_size(), 64 << 20);
+}
+
+#[test]
 fn whether_a_stream_has_ended_is_not_read_from_metadata_that_lie_there() {
     let name = Name::new("resizing-metadata");
     let old = reader(&name, 4096);

@@ -231,17 +231,20 @@ pub fn create(names: &Names, sizes: Sizes, config: &BufferConfig) -> Result<Crea
     let file = claim(names, lock.as_ref())?;
     // What a reader left that died while it made its buffer anew.
     unlink_all(&names.successors());
-    let filled = fill(names, sizes, config, file)?;
+    let filled = fill(names, sizes, config, file, &|| true)?;
     Ok(filled.created(names, lock, lock_problem))
 }
 
 /// Makes the buffer anew under the same name, which is ours all the while: the new objects are made
-/// under names of their own and then moved to those of the old.
+/// under names of their own and then moved to those of the old. `asked` is the request that this
+/// answers.
 pub fn replace(
     old: &mut Owned,
     old_sizes: &Sizes,
     sizes: Sizes,
     config: &BufferConfig,
+    asked: u64,
+    go_on: &dyn Fn() -> bool,
 ) -> Result<Created> {
     let names = old.names.clone();
     let next = names.successors();
@@ -251,7 +254,8 @@ pub fn replace(
     if !own(&next, &file)? {
         return Err(names.taken(0, ""));
     }
-    let filled = fill(&next, sizes, config, file)?;
+    let filled = fill(&next, sizes, config, file, go_on)?;
+    extension::note_answer(&filled.segment, &sizes, asked);
     let moved = move_over(old, old_sizes, &names, &next);
     if let Err(err) = moved {
         unlink_all(&next);
@@ -508,7 +512,13 @@ impl Filled {
 }
 
 /// Fills a new file: room, semaphores, hello, OIEB; the word by which attachers know it last.
-fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Result<Filled> {
+fn fill(
+    names: &Names,
+    sizes: Sizes,
+    config: &BufferConfig,
+    file: ShmFile,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Filled> {
     let access = config.access();
     let filled = (|| {
         let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
@@ -520,9 +530,10 @@ fn fill(names: &Names, sizes: Sizes, config: &BufferConfig, file: ShmFile) -> Re
             needed,
             available,
         };
-        file.reserve(total)
+        file.reserve(total, go_on)
             .map_err(|err| match err.raw_os_error() {
                 Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => no_space(total),
+                Some(libc::EINTR) => Error::Interrupted,
                 _ => names.os("reserving room in /dev/shm", err),
             })?;
         file.give(access)

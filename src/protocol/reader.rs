@@ -20,7 +20,7 @@ use super::handoff;
 use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
 use super::liveness::{Hints, Watch};
 use super::ring::{self, Credit, Credits, Fit, Found, LEAST_BLOCK, NoFrame, Tails, Ticket};
-use super::wait::{Wait, Waiting};
+use super::wait::{Interrupt, Wait, Waiting};
 use crate::sys::access::{Access, group_id};
 use crate::sys::opens::Opens;
 use crate::sys::process;
@@ -45,7 +45,7 @@ pub struct BufferConfig {
     /// Group of the shared objects, by its number; `None` for that of the process.
     pub group: Option<u32>,
     /// Whether the writer may ask for another size: then the reader answers [`Item::Resize`] with
-    /// [`Reader::replace`].
+    /// [`Reader::replace`] or [`Reader::keep_size`].
     pub resizes: bool,
 }
 
@@ -174,6 +174,8 @@ struct Shared {
     /// The objects, until closed.
     owned: Mutex<Option<Owned>>,
     closed: AtomicBool,
+    /// The size that the writer has last asked for.
+    asked: AtomicU64,
     /// Another Reader has the name, and nobody can attach to this buffer any more.
     replaced: AtomicBool,
     frames: AtomicU64,
@@ -284,6 +286,7 @@ impl Reader {
                 owned: Mutex::new(Some(owned)),
                 lock_problem,
                 closed: AtomicBool::new(false),
+                asked: AtomicU64::new(0),
                 replaced: AtomicBool::new(false),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
@@ -327,8 +330,10 @@ impl Reader {
         let waiting = wait.into().start();
         let mut passed = 0;
         loop {
-            if let Item::Frame(frame) = self.next(&waiting, false)? {
-                return Ok(frame);
+            match self.next(&waiting, false)? {
+                Item::Frame(frame) => return Ok(frame),
+                Item::Resize(_) => self.keep_size(),
+                Item::Skipped { .. } | Item::Message(_) => {}
             }
             // Also when the time is over all messages are passed over that are there, but not those
             // without end of a writer that sends nothing else.
@@ -1113,7 +1118,8 @@ pub enum Item {
     },
     /// Records that belong to no frame. They are said between the frames before and behind.
     Message(Records),
-    /// The writer asks for a ring of so many bytes; see [`Reader::replace`].
+    /// The writer asks for a ring of so many bytes; the answer is [`Reader::replace`] or
+    /// [`Reader::keep_size`].
     Resize(u64),
 }
 

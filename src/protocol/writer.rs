@@ -471,8 +471,19 @@ impl Writer {
 
     /// Closes the stream: the reader gets the frames that are there, then the end. A place that is
     /// still reserved can no longer be committed.
+    ///
+    /// A writer that was told that its reader made the buffer anew goes on there: the reader does
+    /// not take this for the end of the stream. It should attach to the new one first, so that the
+    /// reader notices if it dies in between.
     pub fn close(&self) {
-        self.shared.close();
+        let goes_on = self.shared.leaving.load(Ordering::Relaxed);
+        self.shared.close(!goes_on);
+    }
+
+    /// Closes the stream as [`Writer::close`] does, and for good: this writer does not go on in
+    /// another buffer, whatever it was told.
+    pub fn end(&self) {
+        self.shared.close(true);
     }
 }
 
@@ -804,7 +815,7 @@ impl Shared {
         }
     }
 
-    fn close(&self) {
+    fn close(&self, ended: bool) {
         let mut state = self.state();
         if state.closed {
             return;
@@ -824,8 +835,7 @@ impl Shared {
         let segment = again.as_ref().unwrap_or(&self.segment);
         if let Some(oieb) = Oieb::of(segment) {
             if self.abilities != Abilities::default() {
-                let leaving = self.leaving.load(Ordering::Relaxed);
-                extension::note_end(segment, &self.sizes, !leaving);
+                extension::note_end(segment, &self.sizes, ended);
             }
             handoff::leave(oieb.word(offset::WRITER_PID), process::id());
             if extension::is_noted_writer(segment, &self.sizes, process::id()) {

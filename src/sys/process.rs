@@ -209,7 +209,7 @@ mod tests {
         }
         let name = format!("zb-unit-maps-{}", id());
         let file = super::super::shm::ShmFile::create_new(&name).unwrap();
-        file.reserve(4096).unwrap();
+        file.reserve(4096, &|| true).unwrap();
         let meta = fs::metadata(super::super::shm::path(&name)).unwrap();
         let segment = file.map(4096);
         super::super::shm::ShmFile::unlink(&name).unwrap();

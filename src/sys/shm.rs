@@ -27,6 +27,9 @@ use super::page_size;
 /// objects themselves are reached through `shm_open`.
 pub const DIRECTORY: &str = "/dev/shm";
 
+/// Bytes that are reserved in one go, in a few milliseconds.
+const RESERVE_STEP: i64 = 16 << 20;
+
 /// The path under which a shared memory object is seen.
 pub fn path(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
@@ -105,19 +108,30 @@ impl ShmFile {
     }
 
     /// Sets the size and reserves every page of it, so that a full `/dev/shm` is an error here
-    /// (`ENOSPC`) and not a SIGBUS at the first touch.
-    pub fn reserve(&self, len: u64) -> io::Result<()> {
+    /// (`ENOSPC`) and not a SIGBUS at the first touch. The kernel clears them all, so between steps
+    /// of some milliseconds it asks whether to go on: `EINTR` if not.
+    pub fn reserve(&self, len: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         if len > most_of_a_file() {
             let what = "a file of this process may not be so large (ulimit -f)";
             return Err(io::Error::other(what));
         }
         let len = i64::try_from(len).map_err(|_| Errno::EFBIG)?;
-        loop {
-            match posix_fallocate(self.file.as_fd(), 0, len) {
+        if self.room().is_some_and(|room| room < len.unsigned_abs()) {
+            return Err(Errno::ENOSPC.into());
+        }
+        let mut done = 0;
+        while done < len {
+            if !go_on() {
+                return Err(Errno::EINTR.into());
+            }
+            let step = RESERVE_STEP.min(len - done);
+            match posix_fallocate(self.file.as_fd(), done, step) {
+                Ok(()) => done += step,
                 Err(Errno::EINTR) => {}
-                other => return Ok(other?),
+                Err(err) => return Err(err.into()),
             }
         }
+        Ok(())
     }
 
     /// Bytes free in the file system of this object.
@@ -412,7 +426,7 @@ mod tests {
         let name = format!("zb-unit-shm-{}-{tag}", std::process::id());
         let file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
-        file.reserve(4096).unwrap();
+        file.reserve(4096, &|| true).unwrap();
         Arc::new(file.map(4096).unwrap())
     }
 
@@ -445,7 +459,7 @@ mod tests {
         let name = format!("zb-unit-keep-{}", std::process::id());
         let file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
-        file.reserve(20_000).unwrap();
+        file.reserve(20_000, &|| true).unwrap();
         let segment = Arc::new(file.map(20_000).unwrap());
         let other = Arc::new(segment.again().unwrap());
         let mut first = segment.place(100, 5_000).unwrap();
@@ -472,7 +486,7 @@ mod tests {
         let name = format!("zb-unit-short-{}", std::process::id());
         let file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
-        file.reserve(100).unwrap();
+        file.reserve(100, &|| true).unwrap();
         assert!(file.map(101).is_err());
     }
 }

@@ -6,7 +6,7 @@ use gstreamer as gst;
 
 use crate::element::Connection;
 use crate::frame_prefix::FramePrefix;
-use crate::protocol::{BufferConfig, Error, Frame, Item, Reader, Records, Wait};
+use crate::protocol::{BufferConfig, Error, Frame, Item, Reader, Records, Wait, WriterState};
 use crate::stream_info;
 
 /// Most bytes that the ring may grow to when the worker asks for it.
@@ -145,11 +145,13 @@ impl Answers {
     fn resize(&self, reader: &Reader, bytes: u64) -> Came {
         let mut ring = self.ring();
         let Some(config) = ring.config.filter(|_| ring.next.is_none()) else {
-            // It asked before it knew of that one, and can ask again there.
+            // It asked before it knew of that one, which answers another request: it asks again
+            // there.
             return Came::Other;
         };
         let size = bytes.clamp(1, MOST);
         if size.next_multiple_of(64) == reader.payload_size() {
+            reader.keep_size();
             return Came::Other;
         }
         let config = BufferConfig {
@@ -161,7 +163,10 @@ impl Answers {
                 ring.next = Some(next);
                 Came::Other
             }
-            Err(err) => Came::NoRoom { bytes, err },
+            Err(err) => {
+                reader.keep_size();
+                Came::NoRoom { bytes, err }
+            }
         }
     }
 
@@ -169,10 +174,12 @@ impl Answers {
     /// there.
     fn read_next(&self, reader: &Reader, died: bool) -> bool {
         let mut ring = self.ring();
-        if died || reader.is_stream_ended() {
+        // One that died on its way to the next ring is known by not having come there.
+        let came = |next: &mut Reader| !died || next.writer() != WriterState::None;
+        if reader.is_stream_ended() {
             return false;
         }
-        let Some(next) = ring.next.take() else {
+        let Some(next) = ring.next.take_if(came) else {
             return false;
         };
         ring.reader = Some(Arc::new(next));

@@ -142,6 +142,8 @@ struct State {
     reader: Option<Arc<Reader>>,
     /// The reader of the ring that was made anew while the first was read: its turn comes after.
     next: Option<Reader>,
+    /// A request for a ring that was being made when `create()` had to return.
+    wanted: Option<u64>,
     /// The caps of this writer's stream, once they are known.
     caps: Option<gst::Caps>,
     /// The caps of the ring that is read are known.
@@ -549,9 +551,16 @@ impl PushSrcImpl for ZeroBufferSrc {
             return Ok(CreateSuccess::NewBuffer(buffer));
         }
         loop {
-            let Some(reader) = self.state().reader.clone() else {
+            let (reader, wanted) = {
+                let mut state = self.state();
+                (state.reader.clone(), state.wanted.take())
+            };
+            let Some(reader) = reader else {
                 return Err(gst::FlowError::Eos);
             };
+            if let Some(bytes) = wanted {
+                self.resize(&reader, bytes);
+            }
             let wait = Wait::forever().interrupted_by(&self.interrupt);
             let leaky = self.settings().leaky;
             let item = match leaky {
@@ -701,19 +710,19 @@ impl ZeroBufferSrc {
     /// The writer asks for a ring of so many bytes.
     fn resize(&self, reader: &Reader, bytes: u64) {
         let settings = self.settings().clone();
-        if settings.payload_size != 0 {
-            return;
-        }
         if self.state().next.is_some() {
-            // It asked before it knew of that one, and can ask again there.
+            // It asked before it knew of that one, which answers another request: it asks again
+            // there.
             return;
         }
         let size = bytes.min(settings.max_payload_size).max(1);
-        if size.next_multiple_of(64) == reader.payload_size() {
-            return;
+        if settings.payload_size != 0 || size.next_multiple_of(64) == reader.payload_size() {
+            return reader.keep_size();
         }
         let config = BufferConfig::new(settings.metadata_size, size).with_resizing();
-        match (settings.shared(config)).and_then(|config| reader.replace(&config)) {
+        let made = (settings.shared(config))
+            .and_then(|config| reader.replace_interrupted_by(&config, &self.interrupt));
+        match made {
             Ok(next) => {
                 gst::info!(
                     CAT,
@@ -723,7 +732,9 @@ impl ZeroBufferSrc {
                 );
                 self.state().next = Some(next);
             }
+            Err(Error::Interrupted) => self.state().wanted = Some(bytes),
             Err(err) => {
+                reader.keep_size();
                 gst::element_imp_warning!(
                     self,
                     gst::ResourceError::NoSpaceLeft,
@@ -746,7 +757,9 @@ impl ZeroBufferSrc {
         let Some(next) = state.next.take() else {
             return false;
         };
-        let ended = died || reader.is_stream_ended();
+        // One that died on its way to the next ring is known by not having come there.
+        let came = next.writer() != WriterState::None;
+        let ended = (died && !came) || reader.is_stream_ended();
         if !waits && ended {
             return false;
         }

@@ -228,6 +228,47 @@ fn events_that_came_before_the_reader_are_told() {
 }
 
 #[test]
+fn so_many_events_wait_for_a_reader_and_no_more() {
+    let name = Name::new("many");
+    let sender = Pipeline::new(&format!(
+        "appsrc name=in format=time caps=application/x-test \
+         ! zerobuffersink name=sink sync=false async=false buffer-name={}",
+        &*name
+    ));
+    sender.set_state(gst::State::Playing);
+    // Ten times what may wait, then one that would not be missed if it were the first.
+    let long = |number: i32| {
+        let structure = gst::Structure::builder("long")
+            .field("number", number)
+            .field("text", "x".repeat(10_000));
+        gst::event::CustomDownstream::new(structure.build())
+    };
+    let mut items: Vec<_> = (0..64).map(|i| Sent::Event(long(i))).collect();
+    items.push(Sent::Event(tag("the last")));
+    items.push(Sent::Frame(5));
+    let sent = send(&sender, &items);
+    sender.appsrc("in").end_of_stream().unwrap();
+    let pad = sender.element("sink").static_pad("sink").unwrap();
+    while pad.sticky_event::<gst::event::Tag>(0).is_none() {
+        std::thread::yield_now();
+    }
+    let receiver = paused(&name, "");
+    let seen = arrivals(&receiver);
+    receiver.set_state(gst::State::Playing);
+    assert_eq!(all(&receiver).len(), 1);
+    sender.end();
+    let seen = seen.lock().unwrap();
+    let got: Vec<_> = (seen.iter())
+        .filter(|note| note.starts_with("custom"))
+        .collect();
+    // The first of them, in order.
+    assert!((5..=6).contains(&got.len()), "{}", got.len());
+    assert!(got.iter().zip(&sent).all(|(got, sent)| *got == sent));
+    // What is true of the whole stream is told all the same.
+    assert!(seen.contains(&text(&tag("the last"))));
+}
+
+#[test]
 fn events_pass_a_ring_that_is_made_anew_once_and_in_order() {
     let name = Name::new("anew");
     let receiver = paused(&name, "");

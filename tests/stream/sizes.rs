@@ -251,16 +251,21 @@ fn a_writer_that_is_killed_while_its_ring_is_made() {
         writer.set_metadata(metadata).unwrap();
         writer.write_frame(&pattern(100, 1)).unwrap();
         assert!(writer.request_size(40 << 20, LONG).unwrap());
-        let mut next = None;
+        let (mut next, mut before) = (None, None);
         if step != "asked" {
             while !matches!(writer.look_at_reader(), Err(Error::ReaderReplaced { .. })) {
                 std::thread::yield_now();
             }
         }
+        // Ours goes only when it has come to the new one; others may do it the other way round.
         if step == "attached" || step == "written" {
             writer.close();
+        } else {
+            before = Some(writer);
+        }
+        if step != "asked" && step != "replaced" {
             let writer = Writer::attach_wait(name, LONG).unwrap();
-            if step == "written" {
+            if step.ends_with("written") {
                 writer.set_metadata(metadata).unwrap();
                 writer.write_frame(&pattern(100, 2)).unwrap();
             }
@@ -268,10 +273,17 @@ fn a_writer_that_is_killed_while_its_ring_is_made() {
         }
         say("there");
         listen();
-        panic!("not killed: {next:?}");
+        panic!("not killed: {next:?} {before:?}");
     }
     for exit in ["eos", "wait"] {
-        for step in ["asked", "replaced", "attached", "written"] {
+        for step in [
+            "asked",
+            "replaced",
+            "attached",
+            "written",
+            "both",
+            "both-written",
+        ] {
             let name = Name::new("killed");
             let receiver = receiver(&name, &format!("on-writer-exit={exit}"));
             let output = receiver.appsink("out");
@@ -279,7 +291,7 @@ fn a_writer_that_is_killed_while_its_ring_is_made() {
             assert_eq!(bytes(&output.pull_sample().unwrap()), pattern(100, 1));
             child.hear();
             child.kill();
-            if step == "written" {
+            if step.ends_with("written") {
                 assert_eq!(bytes(&output.pull_sample().unwrap()), pattern(100, 2));
             }
             if exit == "eos" {
@@ -298,6 +310,115 @@ fn a_writer_that_is_killed_while_its_ring_is_made() {
             receiver.no_error();
         }
     }
+}
+
+#[test]
+fn a_writer_that_ends_when_it_is_told_of_another_ring() {
+    for exit in ["eos", "wait"] {
+        let name = Name::new("told");
+        let receiver = receiver(&name, &format!("on-writer-exit={exit}"));
+        let writer = Writer::attach_wait(&name, LONG).unwrap();
+        writer.set_metadata(b"application/x-test").unwrap();
+        writer.write_frame(&pattern(100, 1)).unwrap();
+        assert!(writer.request_size(40 << 20, LONG).unwrap());
+        while !matches!(writer.look_at_reader(), Err(Error::ReaderReplaced { .. })) {
+            std::thread::yield_now();
+        }
+        writer.end();
+        let output = receiver.appsink("out");
+        assert_eq!(bytes(&output.pull_sample().unwrap()), pattern(100, 1));
+        if exit == "eos" {
+            assert!(output.pull_sample().is_err());
+            receiver.end();
+            continue;
+        }
+        let sender = sender(&name, &caps("application/x-other"));
+        let frame = gst::Buffer::from_slice(pattern(10, 7));
+        sender.appsrc("in").push_buffer(frame).unwrap();
+        assert_eq!(bytes(&output.pull_sample().unwrap()), pattern(10, 7));
+    }
+}
+
+/// A paused receiver with a ring of 1 MB that may grow.
+fn small_and_paused(name: &str) -> Pipeline {
+    let receiver = Pipeline::new(&format!(
+        "zerobuffersrc name=src buffer-name={name} max-payload-size=1000000 \
+         ! appsink name=out sync=false"
+    ));
+    receiver.set_state(gst::State::Paused);
+    let source = receiver.element("src");
+    source.set_property("max-payload-size", 1_u64 << 30);
+    receiver
+}
+
+#[test]
+fn a_second_larger_request_is_met_though_the_first_had_not_been_read() {
+    let name = Name::new("second");
+    let receiver = small_and_paused(&name);
+    let sender = sender(&name, &caps("application/x-test"));
+    // The ring is asked for with the first, again with the second, and the third cannot pass.
+    let sizes = [300_000, 500_000, 990_000, 10];
+    for (i, size) in (0..).zip(sizes) {
+        let frame = gst::Buffer::from_slice(pattern(size, i));
+        sender.appsrc("in").push_buffer(frame).unwrap();
+    }
+    sender.until("sink", "frames", 2);
+    receiver.set_state(gst::State::Playing);
+    let output = receiver.appsink("out");
+    for (i, size) in (0..).zip(sizes) {
+        let got = bytes(&output.pull_sample().unwrap());
+        assert!(got == pattern(size, i), "frame {i}");
+    }
+    let ring = sender.stat("sink", "ring-size");
+    assert!(ring >= 4 * 990_000, "{ring}");
+    sender.appsrc("in").end_of_stream().unwrap();
+    receiver.end();
+    sender.end();
+}
+
+#[test]
+fn a_frame_that_cannot_pass_is_an_error_as_soon_as_the_reader_has_said_no() {
+    let name = Name::new("no");
+    let receiver = small_and_paused(&name);
+    receiver
+        .element("src")
+        .set_property("max-payload-size", 1_000_000_u64);
+    let sender = sender(&name, &caps("application/x-test"));
+    let frame = gst::Buffer::from_slice(pattern(2_000_000, 1));
+    sender.appsrc("in").push_buffer(frame).unwrap();
+    // Nobody has said anything.
+    sender.until("sink", "ring-used", 1);
+    sender.no_error();
+    receiver.set_state(gst::State::Playing);
+    let text = sender.error();
+    assert!(text.contains("2000000 bytes is too large"), "{text}");
+}
+
+#[test]
+fn a_ring_that_is_made_while_its_source_is_paused_again_and_again() {
+    let name = Name::new("paused");
+    let receiver = small_and_paused(&name);
+    let sender = sender(&name, &caps("application/x-test"));
+    // Rings of hundreds of megabytes, which take their time.
+    let sizes = [30_000_000, 10, 1000];
+    for (i, size) in (0..).zip(sizes) {
+        let frame = gst::Buffer::from_slice(pattern(size, i));
+        sender.appsrc("in").push_buffer(frame).unwrap();
+    }
+    sender.appsrc("in").end_of_stream().unwrap();
+    while receiver.stat("src", "frames") < 1 {
+        for state in [gst::State::Playing, gst::State::Paused] {
+            receiver.set_state(state);
+        }
+        receiver.no_error();
+    }
+    receiver.set_state(gst::State::Playing);
+    let output = receiver.appsink("out");
+    for (i, size) in (0..).zip(sizes) {
+        assert!(bytes(&output.pull_sample().unwrap()) == pattern(size, i));
+    }
+    receiver.end();
+    sender.end();
 }
 
 /// Time and bytes.

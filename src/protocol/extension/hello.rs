@@ -35,6 +35,7 @@ mod field {
     pub const WANTED: u64 = 0x20;
     pub const REPLACED: u64 = 0x28;
     pub const ENDED: u64 = 0x30;
+    pub const ANSWERED: u64 = 0x38;
 }
 
 /// The halves of the word `WRITER`: the writer of now, and the one that takes its place.
@@ -199,6 +200,25 @@ pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
         Some(word) if is_there(segment, sizes) => word.load(Ordering::Acquire),
         _ => 0,
     }
+}
+
+/// The request for another size that the reader has answered: in the buffer that it made because of
+/// that, before it has its name, or in the one that stays as it is. Writer: 0 before it asks.
+pub fn note_answer(segment: &Segment, sizes: &Sizes, bytes: u64) {
+    // Metadata may lie there.
+    if let Some(word) = word(segment, sizes, field::ANSWERED)
+        && is_there(segment, sizes)
+    {
+        // Relaxed: nothing else is handed over with it.
+        word.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Writer: the last request that was answered; `None` where there is no hello (any more).
+pub fn answer(segment: &Segment, sizes: &Sizes) -> Option<u64> {
+    word(segment, sizes, field::ANSWERED)
+        .filter(|_| is_there(segment, sizes))
+        .map(|word| word.load(Ordering::Relaxed))
 }
 
 /// Writer: whether its stream is over, when it has attached and before it closes. One that leaves for

@@ -64,7 +64,11 @@ impl Shared {
         self.credit(held, credit);
         drop(position);
         match records.resize() {
-            Some(bytes) => Item::Resize(bytes),
+            Some(bytes) => {
+                // Relaxed: who answers it has got it from here.
+                self.asked.store(bytes, Ordering::Relaxed);
+                Item::Resize(bytes)
+            }
             None => Item::Message(records),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{BufferConfig, Error, Reader, Result};
+use super::{BufferConfig, Error, Interrupt, Reader, Result};
 use crate::protocol::buffer;
 use crate::protocol::extension;
 use crate::protocol::wait::Wait;
@@ -26,6 +26,22 @@ impl Reader {
     /// As [`Reader::create`]; then everything is as it was. [`Error::Closed`], also if it was
     /// replaced before.
     pub fn replace(&self, config: &BufferConfig) -> Result<Reader> {
+        self.replace_while(config, &|| true)
+    }
+
+    /// As [`Reader::replace`]; a large ring takes its time, since the kernel clears all of it.
+    ///
+    /// # Errors
+    /// As [`Reader::replace`]; [`Error::Interrupted`] when `interrupt` is set.
+    pub fn replace_interrupted_by(
+        &self,
+        config: &BufferConfig,
+        interrupt: &Interrupt,
+    ) -> Result<Reader> {
+        self.replace_while(config, &|| !interrupt.is_set())
+    }
+
+    fn replace_while(&self, config: &BufferConfig, go_on: &dyn Fn() -> bool) -> Result<Reader> {
         let shared = &self.shared;
         let sizes = config.sizes()?;
         let mut owned = shared.owned();
@@ -34,7 +50,8 @@ impl Reader {
                 name: self.name().into(),
             });
         };
-        let mut created = buffer::replace(old, &shared.sizes, sizes, config)?;
+        let asked = shared.asked.load(Ordering::Relaxed);
+        let mut created = buffer::replace(old, &shared.sizes, sizes, config, asked, go_on)?;
         created.lock_problem = shared.lock_problem.clone();
         // Release, with the Acquire in `writer_state` and `close_if_unused`.
         shared.replaced.store(true, Ordering::Release);
@@ -75,6 +92,13 @@ impl Reader {
         }
         self.close();
         false
+    }
+
+    /// Answers the last [`Item::Resize`](super::Item::Resize): the buffer stays as it is. (To make it
+    /// anew is the other answer.)
+    pub fn keep_size(&self) {
+        let asked = self.shared.asked.load(Ordering::Relaxed);
+        extension::note_answer(&self.shared.segment, &self.shared.sizes, asked);
     }
 
     /// When the writer has closed: whether that was the end of its stream. One that leaves a buffer

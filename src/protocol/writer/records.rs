@@ -178,9 +178,17 @@ impl Writer {
         if !self.can_request_size() {
             return Ok(false);
         }
+        extension::note_answer(&self.shared.segment, &self.shared.sizes, 0);
         let mut records = Records::new();
         records.push_resize(bytes);
         self.write_message(&records, wait)
+    }
+
+    /// The size that was asked for and that the reader has answered last: in a buffer that it made
+    /// anew because of that, or else it leaves this one as it is. 0: none, or another was asked for
+    /// since. `None` if metadata lies where it would be told.
+    pub fn answered_size(&self) -> Option<u64> {
+        extension::answer(&self.shared.segment, &self.shared.sizes)
     }
 
     /// Messages sent so far.
