@@ -83,7 +83,7 @@ pub struct DuplexServerStats {
     pub clients: u64,
     /// Requests read.
     pub requests: u64,
-    /// Answers written.
+    /// Answers written. While the server runs, a client may have one that is not counted yet.
     pub answers: u64,
     /// Answers that were not written in place but copied: in a pool, see [`Reply::reserve`].
     pub copied: u64,
