@@ -11,6 +11,8 @@ mod caps;
 mod events;
 #[path = "stream/layouts.rs"]
 mod layouts;
+#[path = "stream/metas.rs"]
+mod metas;
 #[path = "stream/segments.rs"]
 mod segments;
 #[path = "stream/sizes.rs"]

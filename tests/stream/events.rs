@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 use gstreamer as gst;
+use gstzerobuffer::{BufferConfig, Item, Reader};
 
-use super::support::{Name, pattern};
+use super::support::{LONG, Name, pattern};
 use super::support_gst::Pipeline;
 use super::{all, caps, sender};
 
@@ -131,6 +132,52 @@ fn some_of_each() -> Vec<Sent> {
         }
     }
     items
+}
+
+#[test]
+fn records_of_events_are_what_the_protocol_says() {
+    let name = Name::new("event-bytes");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 1 << 20)).unwrap();
+    let sender = sender(&name, &caps("application/x-test"));
+    let silence = gst::event::Gap::new(gst::ClockTime::from_nseconds(7), gst::ClockTime::NONE);
+    let events = [gap(2), silence, tag("a"), custom(1), sticky(2)];
+    let mut items = vec![Sent::Frame(1)];
+    items.extend(events.map(Sent::Event));
+    items.push(Sent::Frame(2));
+    send(&sender, &items);
+    let mut got = Vec::new();
+    while got.len() < 5 {
+        let records = match reader.read(LONG).unwrap() {
+            Item::Frame(frame) => frame.records().clone(),
+            Item::Message(records) => records,
+            other => panic!("{other:?}"),
+        };
+        for record in records.iter().filter(|it| (96..100).contains(&it.kind)) {
+            assert!(!record.required, "{record:?}");
+            got.push((record.kind, record.value.to_vec()));
+        }
+    }
+    // When it begins on this machine's clock comes first.
+    let times = |pts: u64, duration: u64| [pts.to_le_bytes(), duration.to_le_bytes()].concat();
+    let gaps: Vec<_> = got.drain(..2).collect();
+    let begins: Vec<_> = (gaps
+        .iter()
+        .zip([times(2_000_000, 2_000_000), times(7, u64::MAX)]))
+    .map(|((kind, value), times)| {
+        assert_eq!((*kind, &value[8..]), (96, &times[..]));
+        u64::from_le_bytes(value[..8].try_into().unwrap())
+    })
+    .collect();
+    assert_eq!(begins[0] - begins[1], 2_000_000 - 7);
+    let text = |kind, text: &str| (kind, text.as_bytes().to_vec());
+    assert_eq!(
+        got,
+        [
+            text(97, "taglist, title=(string)a;"),
+            text(98, "number, is=(int)1;"),
+            text(99, "sticky, is=(int)2;"),
+        ]
+    );
 }
 
 #[test]

@@ -473,6 +473,19 @@ fn audio_of_a_thousand_buffers_a_second_arrives_bit_for_bit() {
 }
 
 #[test]
+fn h264_of_a_thousand_access_units_a_second_arrives_bit_for_bit() {
+    let sizes = arrives(
+        "videotestsrc num-buffers=3000 pattern=ball \
+         ! video/x-raw,width=64,height=64,framerate=1000/1 \
+         ! x264enc speed-preset=ultrafast tune=zerolatency key-int-max=100 \
+         ! video/x-h264,stream-format=byte-stream,alignment=au",
+        "",
+        3000,
+    );
+    assert!(sizes.iter().min() < sizes.iter().max(), "{sizes:?}");
+}
+
+#[test]
 fn jpeg_of_all_sizes_arrives_bit_for_bit() {
     let sizes = arrives(
         "videotestsrc num-buffers=40 pattern=smpte ! video/x-raw,width=320,height=240 \
