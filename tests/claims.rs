@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
@@ -15,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use gstzerobuffer::{BufferConfig, Error, Interrupt, Reader, Wait, Writer, WriterState};
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
 use support::raw::{self, Raw, RawSem};
 use support::v1::{V1Reader, V1Writer, place_file};
@@ -339,9 +337,7 @@ fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_a
     let name = Name::new("claims-half-made");
     if let Some(name) = role() {
         let path = segment(&name);
-        // One that died as early as that, and those that came a few steps further.
-        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
-        drop(reader(&name));
+        // No size yet, or no content: `crash_matrix.rs` kills readers there.
         for size in [0, 128, 5248] {
             place_file(&path, &vec![0; size]);
             // Not while it lives.
@@ -367,19 +363,6 @@ fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_a
         }
         return;
     }
-    // SIGXFSZ when it reserves the room: the file is there, and has no content yet.
-    let mut command = example("zb_read");
-    command.args([&*name, "1024", "1048576", "0", "0"]);
-    let limited = within(
-        &["sh", "-c", "ulimit -c 0; ulimit -f 1; exec \"$@\"", "sh"],
-        &command,
-    );
-    let ended = without_lock_folder(&limited).wait();
-    assert_eq!(
-        ended.status.signal(),
-        Some(Signal::SIGXFSZ as i32),
-        "{ended:#?}"
-    );
     without_lock_folder(&again(TEST, &name))
         .wait()
         .expect_success();

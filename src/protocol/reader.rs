@@ -695,11 +695,11 @@ impl Position {
     /// one before it gone without our looking, and as the same process; the kernel counts for us.
     /// Where it does not, the number 1 is believed.
     /// Writers of ours count themselves, too: `attachments`.
-    fn new_writer_came(&mut self, attachments: u64) -> bool {
+    fn new_writer_came(&self, attachments: u64) -> bool {
         attachments > self.writers
             || self
                 .opens
-                .as_mut()
+                .as_ref()
                 .is_none_or(|opens| opens.count() > self.writers)
     }
 }

@@ -223,7 +223,7 @@ fn kernel(findings: &mut Findings) {
     if let Some(instances @ 0..16) = number("/proc/sys/fs/inotify/max_user_instances") {
         findings.note(
             ABOUT,
-            format!("{instances} inotify instances a user: a reader that gets none believes every new writer"),
+            format!("{instances} inotify instances a user: a process that gets none believes every new writer"),
             "as root: sysctl fs.inotify.max_user_instances=128",
         );
     }
