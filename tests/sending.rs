@@ -837,6 +837,12 @@ fn behind_a_queue_that_fills_frames_stay_in_place() {
             "identity sleep-time=3000 ! fakesink sync=false",
         ),
         ("sync=true", "payload-size=5000000", "fakesink sync=false"),
+        // The reader holds on to more than the ring has room for.
+        (
+            "sync=false",
+            "payload-size=5000000",
+            "queue max-size-buffers=100 ! identity sleep-time=3000 ! fakesink sync=false",
+        ),
     ] {
         let name = Name::new("sending-queue");
         let receiver = Pipeline::play(&format!(

@@ -38,6 +38,9 @@ struct Inner {
     seen: AtomicU64,
     /// Whether the sink waits when there is no room. Relaxed: it says so with each frame.
     waits: AtomicBool,
+    /// Whether the sink has a frame, to wait for its time or for room, or to copy. Relaxed: who looks
+    /// does so again and again.
+    busy: AtomicBool,
     turns: Mutex<Turns>,
 }
 
@@ -86,12 +89,17 @@ impl Link {
         self.0.waits.store(waits, Ordering::Relaxed);
     }
 
+    /// Notes whether the sink has a frame at the moment.
+    pub fn busy(&self, busy: bool) {
+        self.0.busy.store(busy, Ordering::Relaxed);
+    }
+
     /// Room for a frame of `len` bytes, if there is any.
     ///
     /// A thread that renders waits for it here as it would in `render`, where it would then have to
     /// copy. One that does not, because there is a queue in between, waits as it would for a place in
     /// that queue, as long as frames leave it; it may be the one that keeps the places, so in vain it
-    /// waits but rarely.
+    /// waits but rarely, and not for long when there is nothing in the queue.
     ///
     /// Who pauses or flushes the sink interrupts for a moment only, since `render` is all that it
     /// waits for. Here that moment is easily missed, so one that was since the last frame ends the
@@ -108,7 +116,8 @@ impl Link {
         }
         let seen = self.0.interrupt.times();
         let wait = wait.at_most(QUEUE_PATIENCE);
-        match writer.reserve_in_turn(len, wait.interrupted_since(&self.0.interrupt, seen)) {
+        let wait = wait.interrupted_since(&self.0.interrupt, seen);
+        match writer.reserve_in_turn(len, wait, || !self.0.busy.load(Ordering::Relaxed)) {
             Turn::Lent(place) => Some(place),
             Turn::No => None,
             Turn::Vain => {

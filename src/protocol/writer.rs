@@ -85,6 +85,8 @@ struct State {
     waiting: usize,
     /// Threads that sleep until the reader posts.
     sleeping: usize,
+    /// Whether one that looks for room again and again has said what it waits for.
+    wished: bool,
     /// When the reader was last looked at.
     looked: Instant,
     /// How much room for records is lent ahead.
@@ -136,6 +138,7 @@ impl Writer {
                     reserved: None,
                     waiting: 0,
                     sleeping: 0,
+                    wished: false,
                     looked: Instant::now(),
                     room: Room::default(),
                     closed: false,
@@ -772,7 +775,8 @@ impl Shared {
     /// Publishes what stands in the ring, with what leads the reader to it.
     fn hand_over(&self, state: &State, lead: &Lead) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        if state.sleeping > 0 && self.abilities != Abilities::default() {
+        let waits = state.sleeping > 0 || state.wished;
+        if waits && self.abilities != Abilities::default() {
             // Who waits for room publishes nothing meanwhile (`reader::Shared::recover`): another
             // thread of ours waits, and will say so again.
             extension::want(&self.segment, &self.sizes, 0);

@@ -129,7 +129,12 @@ impl ObjectSubclass for ZeroBufferFilter {
                 Self::catch_panic_pad_function(
                     parent,
                     || Err(gst::FlowError::Error),
-                    |filter| filter.chain(buffer),
+                    |filter| {
+                        filter.sending.link.busy(true);
+                        let sent = filter.chain(buffer);
+                        filter.sending.link.busy(false);
+                        sent
+                    },
                 )
             })
             .event_function(|pad, parent, event| {

@@ -369,6 +369,7 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn prepare(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.sending.link.busy(true);
         // Before it waits for the buffer's time.
         let answers = self.request(buffer).is_some();
         // Relaxed: the same thread looks.
@@ -450,6 +451,10 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn event(&self, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::FlushStop {
+            // It may have ended the wait for the time of a frame, which then comes to no `render`.
+            self.sending.link.busy(false);
+        }
         let eos = event.type_() == gst::EventType::Eos;
         let copy = event.clone();
         if eos {
@@ -479,45 +484,9 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn render(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        if buffer.size() == 0 {
-            gst::log!(CAT, imp = self, "Skipping an empty buffer");
-            return Ok(gst::FlowSuccess::Ok);
-        }
-        let number = self.next_number();
-        loop {
-            let seen = self.pausing.seen();
-            self.end_without_reader()?;
-            match self.send(buffer, number) {
-                Ok(true) => {
-                    self.qos.settle(&*self.obj(), &self.sending.counters);
-                    Counters::add(&self.sending.counters.frames, 1);
-                    return Ok(gst::FlowSuccess::Ok);
-                }
-                Ok(false) => {
-                    Counters::add(&self.sending.counters.dropped, 1);
-                    gst::log!(CAT, imp = self, "Dropped {buffer:?}");
-                    let frame = self.left_out(buffer);
-                    (self.qos).left_out(&*self.obj(), &self.sending.counters, frame);
-                    return Ok(gst::FlowSuccess::Ok);
-                }
-                // Pausing calls unlock() and is no flush: the frame goes on when we play again.
-                Err(Stop::Protocol(Error::Interrupted)) => {
-                    if self.pausing.must_wait(seen) {
-                        gst::debug!(CAT, imp = self, "Interrupted, waiting to play on");
-                        self.obj().wait_preroll()?;
-                    }
-                }
-                Err(Stop::Protocol(
-                    err @ (Error::ReaderClosed { .. }
-                    | Error::ReaderDead { .. }
-                    | Error::ReaderReplaced { .. }),
-                )) => self.lose_reader(&err),
-                Err(stop) => {
-                    self.post_error_message(stop.message());
-                    return Err(gst::FlowError::Error);
-                }
-            }
-        }
+        let rendered = self.render_frame(buffer);
+        self.sending.link.busy(false);
+        rendered
     }
 }
 
@@ -578,6 +547,49 @@ impl Sends for ZeroBufferSink {
 impl ZeroBufferSink {
     fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a frame, or drops it.
+    fn render_frame(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if buffer.size() == 0 {
+            gst::log!(CAT, imp = self, "Skipping an empty buffer");
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let number = self.next_number();
+        loop {
+            let seen = self.pausing.seen();
+            self.end_without_reader()?;
+            match self.send(buffer, number) {
+                Ok(true) => {
+                    self.qos.settle(&*self.obj(), &self.sending.counters);
+                    Counters::add(&self.sending.counters.frames, 1);
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+                Ok(false) => {
+                    Counters::add(&self.sending.counters.dropped, 1);
+                    gst::log!(CAT, imp = self, "Dropped {buffer:?}");
+                    let frame = self.left_out(buffer);
+                    (self.qos).left_out(&*self.obj(), &self.sending.counters, frame);
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+                // Pausing calls unlock() and is no flush: the frame goes on when we play again.
+                Err(Stop::Protocol(Error::Interrupted)) => {
+                    if self.pausing.must_wait(seen) {
+                        gst::debug!(CAT, imp = self, "Interrupted, waiting to play on");
+                        self.obj().wait_preroll()?;
+                    }
+                }
+                Err(Stop::Protocol(
+                    err @ (Error::ReaderClosed { .. }
+                    | Error::ReaderDead { .. }
+                    | Error::ReaderReplaced { .. }),
+                )) => self.lose_reader(&err),
+                Err(stop) => {
+                    self.post_error_message(stop.message());
+                    return Err(gst::FlowError::Error);
+                }
+            }
+        }
     }
 
     /// Caps that cannot be told to this reader.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Lack, Reservation, Shared, Wait, Writer};
+use crate::protocol::extension;
 use crate::protocol::layout::offset;
 use crate::protocol::ring::{self, ALIGNMENT};
 use crate::protocol::slots::{Site, Slots, Want};
@@ -12,15 +13,19 @@ use crate::protocol::slots::{Site, Slots, Want};
 /// How often a thread looks that waits for its turn. Many places come free between two looks, unless
 /// they are few and large; then so much time does not matter.
 const TURN_INTERVAL: Duration = Duration::from_millis(1);
+/// How long nothing may be on its way to the thread that publishes, until a turn for which that one
+/// would have to do something counts as one that does not come. A thread may be off its processor
+/// for nearly so long.
+const IDLE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// What came of [`Writer::reserve_in_turn`].
 #[derive(Debug)]
 pub enum Turn {
     /// It came.
     Lent(Reservation),
-    /// It cannot come, or the wait was interrupted.
+    /// It cannot come before a frame is copied that is not lent, or the wait was interrupted.
     No,
-    /// For so long nothing was published and nothing given back.
+    /// For so long nothing was published and nothing given back, or what is missing is not on its way.
     Vain,
 }
 
@@ -62,8 +67,14 @@ impl Writer {
     /// behind one that is lent now, whose frame would then have to be copied as well, and so on.
     ///
     /// The wait goes on as long as frames are published or given back. `Vain` when none was for as long
-    /// as `wait` says: perhaps it is the caller itself who keeps them.
-    pub fn reserve_in_turn<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Turn {
+    /// as `wait` says, or for 20 ms in which the other thread was `idle`, though it would have had to
+    /// publish some: then it is the caller itself who keeps them, and waits for itself.
+    pub fn reserve_in_turn<'a>(
+        &self,
+        len: u64,
+        wait: impl Into<Wait<'a>>,
+        idle: impl Fn() -> bool,
+    ) -> Turn {
         let wait = wait.into();
         let shared = &self.shared;
         let Some(total) = ring::frame_total(len).filter(|_| self.reserves_ahead()) else {
@@ -78,6 +89,8 @@ impl Writer {
         let progress = || (self.frames_written(), self.used_bytes());
         let mut seen = progress();
         let mut waiting = wait.start();
+        let mut idle_since = None;
+        let mut wish = Wish::none(shared);
         loop {
             let (closed, in_order) = {
                 let state = shared.state();
@@ -87,15 +100,34 @@ impl Writer {
             if closed || self.reader_pid() == 0 || shared.there().is_err() {
                 return Turn::No;
             }
-            if in_order && let Ok(place) = shared.reserve_ahead(len) {
-                return Turn::Lent(place);
+            let lack = match in_order.then(|| shared.reserve_ahead(len)) {
+                Some(Ok(place)) => return Turn::Lent(place),
+                Some(Err(lack)) => lack,
+                None => None,
+            };
+            if let Some(lack) = lack {
+                // Else a reader that holds frames would not move them.
+                wish.say(lack);
             }
             if waiting.is_interrupted() {
                 return Turn::No;
             }
             let now = progress();
-            if std::mem::replace(&mut seen, now) != now {
+            let moved = std::mem::replace(&mut seen, now) != now;
+            if moved {
                 waiting = wait.start();
+            }
+            if moved || lack.is_some() || !idle() {
+                // The reader comes to it by itself, or the other thread does.
+                idle_since = None;
+            } else {
+                let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
+                if idle >= TURN_INTERVAL && in_order && shared.taken().is_empty() {
+                    return Turn::No;
+                }
+                if idle >= IDLE_PATIENCE {
+                    return Turn::Vain;
+                }
             }
             if waiting.slice().is_none() {
                 return Turn::Vain;
@@ -107,6 +139,44 @@ impl Writer {
     /// Whether [`Writer::reserve_ahead`] can work: the reader is one of ours.
     pub fn reserves_ahead(&self) -> bool {
         self.shared.abilities.follows_skips()
+    }
+}
+
+/// The room that a thread waits for which does not sleep until the reader posts: the reader is told of
+/// it, but when other threads sleep it is told of theirs.
+struct Wish<'a> {
+    shared: &'a Shared,
+    said: bool,
+}
+
+impl<'a> Wish<'a> {
+    fn none(shared: &'a Shared) -> Self {
+        Wish {
+            shared,
+            said: false,
+        }
+    }
+
+    fn say(&mut self, lack: Lack) {
+        self.said = true;
+        self.want(lack.wanted);
+    }
+
+    fn want(&self, bytes: u64) {
+        // With the lock, so that nobody is publishing: see `Shared::hand_over`.
+        let (shared, mut state) = (self.shared, self.shared.state());
+        if state.sleeping == 0 {
+            extension::want(&shared.segment, &shared.sizes, bytes);
+            state.wished = bytes > 0;
+        }
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        if self.said {
+            self.want(0);
+        }
     }
 }
 
@@ -152,5 +222,68 @@ impl Shared {
         }
         let site = Site::behind(spot);
         self.lend(&mut state, site, len, total).map_err(|_| None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{BufferConfig, Reader, ring_size};
+    use crate::testing::unique_name;
+
+    fn pair(tag: &str, size: u64) -> (Reader, Writer) {
+        let name = unique_name(tag);
+        let reader = Reader::create(&name, &BufferConfig::new(1024, size)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        (reader, writer)
+    }
+
+    #[test]
+    fn a_turn_that_waits_for_itself_is_in_vain() {
+        let (_reader, writer) = pair("ahead-itself", ring_size(1000, 3));
+        let mut kept = Vec::new();
+        while let Some(place) = writer.reserve_ahead(1000) {
+            kept.push(place);
+        }
+        // However long it would wait.
+        let turn = writer.reserve_in_turn(1000, Wait::forever(), || true);
+        assert!(matches!(turn, Turn::Vain), "{turn:?}");
+        // One of those that are kept is passed by, though there is room again.
+        let mut first = kept.remove(0);
+        kept.pop().unwrap().commit().unwrap();
+        let turn = writer.reserve_in_turn(1000, Wait::forever(), || true);
+        assert!(matches!(turn, Turn::Vain), "{turn:?}");
+        first.publish().unwrap_err();
+    }
+
+    #[test]
+    fn a_place_that_only_a_copy_makes_possible_is_not_waited_for() {
+        // In the middle of this ring no place leaves room for a copy.
+        let (reader, writer) = pair("ahead-middle", 3 * 1016 + 1000);
+        writer.write_frame(&[1; 1000]).unwrap();
+        drop(reader.read_frame(Duration::ZERO).unwrap());
+        assert!(writer.reserve_ahead(1000).is_none());
+        let turn = writer.reserve_in_turn(1000, Wait::forever(), || true);
+        assert!(matches!(turn, Turn::No), "{turn:?}");
+    }
+
+    #[test]
+    fn a_reader_that_holds_frames_makes_room_for_a_turn() {
+        let (reader, writer) = pair("ahead-held", ring_size(1000, 3));
+        reader.set_evacuation(true);
+        let mut held = Vec::new();
+        while writer.write_frame_wait(&[1; 1000], Wait::no()).is_ok() {
+            held.push(reader.read_frame(Duration::ZERO).unwrap());
+        }
+        std::thread::scope(|scope| {
+            let turn = scope.spawn(|| writer.reserve_in_turn(1000, Wait::forever(), || true));
+            while !turn.is_finished() {
+                let _ = reader.read_frame(Duration::from_millis(1));
+            }
+            let turn = turn.join().unwrap();
+            assert!(matches!(turn, Turn::Lent(_)), "{turn:?}");
+        });
+        assert!(held.iter().all(|frame| **frame == [1; 1000]));
+        assert!(reader.frames_copied() > 0);
     }
 }
