@@ -18,8 +18,10 @@
 //!
 //! Options: `--quick` (1080p, three rounds), `--rounds N`, `--report FOLDER` (writes the tables and
 //! plots of them there; `docs/numbers` is made like this), `--growth` (what does our cost grow with?),
+//! `--filter` (`zerobufferfilter`, whose worker in another process changes frames in place),
 //! `--once WORK HEIGHT` (one measurement of ours with all its counts; for profiling).
 
+mod filter;
 mod measure;
 mod peer;
 mod report;
@@ -62,6 +64,8 @@ fn main() -> Result {
             report::write(folder.as_ref(), &compare(&SIZES, rounds.parse()?)?)
         }
         ["--growth"] => growth(),
+        ["--filter"] => filter::measure(),
+        ["--work", name] => filter::work(name),
         ["--once", work, height] => {
             let height: u64 = height.parse()?;
             let job = Job::new(Kind::ZeroBuffer, (height * 16 / 9, height), work, false);
@@ -69,7 +73,7 @@ fn main() -> Result {
             Ok(())
         }
         _ => Err(
-            "options: --quick, [--report FOLDER] --rounds N, --growth, --once WORK HEIGHT".into(),
+            "options: --quick, [--report FOLDER] --rounds N, --growth, --filter, --once WORK HEIGHT".into(),
         ),
     }
 }
@@ -219,6 +223,20 @@ impl Peer {
     fn start(args: &[&str]) -> Result<Self> {
         let mut command = Command::new(env::current_exe()?);
         Ok(Peer(command.args(args).stdout(Stdio::piped()).spawn()?))
+    }
+
+    /// One that ends with its standard input.
+    fn start_with_input(args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(env::current_exe()?);
+        Ok(Peer(command.args(args).stdin(Stdio::piped()).spawn()?))
+    }
+
+    fn end(&mut self) -> Result {
+        drop(self.0.stdin.take());
+        match self.0.wait()?.success() {
+            true => Ok(()),
+            false => Err("a process failed".into()),
+        }
     }
 }
 

@@ -44,8 +44,8 @@ fn used(marks: &[Mark], memory: u64) -> Result<Value> {
     }))
 }
 
-/// Runs a pipeline to its end.
-fn run(pipeline: &gst::Element) -> Result {
+/// Runs a pipeline to its end, and looks at it before it stops.
+pub fn run(pipeline: &gst::Element, look: impl FnOnce(&gst::Element) -> Result) -> Result {
     let bus = pipeline.bus().ok_or("a pipeline has a bus")?;
     pipeline.set_state(gst::State::Playing)?;
     for message in bus.iter_timed(gst::ClockTime::NONE) {
@@ -57,11 +57,12 @@ fn run(pipeline: &gst::Element) -> Result {
             _ => {}
         }
     }
+    let looked = look(pipeline);
     pipeline.set_state(gst::State::Null)?;
-    Ok(())
+    looked
 }
 
-fn element(pipeline: &gst::Element, name: &str) -> Result<gst::Element> {
+pub fn element(pipeline: &gst::Element, name: &str) -> Result<gst::Element> {
     let bin = pipeline.downcast_ref::<gst::Bin>().ok_or("no bin")?;
     Ok(bin.by_name(name).ok_or_else(|| format!("no {name}"))?)
 }
@@ -83,7 +84,7 @@ pub fn send(pipeline: &str, frames: u64) -> Result {
         }
         mark
     }));
-    run(&pipeline)?;
+    run(&pipeline, |_| Ok(()))?;
     let memory = *resident.lock().unwrap_or_else(PoisonError::into_inner);
     println!("{}", used(&source.marks(), memory)?);
     Ok(())
@@ -137,7 +138,7 @@ pub fn receive(pipeline: &str, frames: u64, every_byte: bool) -> Result {
         }
         gst::PadProbeReturn::Ok
     });
-    run(&pipeline)?;
+    run(&pipeline, |_| Ok(()))?;
     let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
     if received.wrong > 0 {
         return Err(format!("{} frames out of order", received.wrong).into());
