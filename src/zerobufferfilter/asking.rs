@@ -93,12 +93,14 @@ impl ZeroBufferFilter {
             flow.result?;
             let frames = flow.under_way.frames();
             let writer = self.sending.link.get();
+            let max_in_flight = self.settings().max_in_flight as usize;
             let names = writer
                 .as_ref()
                 .is_none_or(|writer| names(writer, &flow.worker));
-            let most = match names {
-                true => self.settings().max_in_flight as usize + flow.worker.keeps,
-                false => 1,
+            let most = match (names, flow.worker.named) {
+                (true, _) => max_in_flight + flow.worker.keeps,
+                (false, None) => 1 + flow.worker.keeps,
+                (false, Some(_)) => 1,
             };
             if frames < most {
                 return Ok(());
@@ -172,9 +174,11 @@ impl ZeroBufferFilter {
             if flow.worker.gone.is_some() {
                 return Ok(true);
             }
-            let names = names(&writer, &flow.worker);
             let idle = !flow.under_way.is_waiting() && !flow.reading;
             let (behind, named) = (flow.worker.behind, flow.worker.named);
+            // As long as nothing went wrong, its first answer says whether it does.
+            let unknown = named.is_none() && behind.is_none() && is_pipeline(&writer);
+            let names = unknown || names(&writer, &flow.worker);
             drop(flow);
             // Asked first: what it answered before it gave the request back is to be seen then.
             let given_back = writer.is_all_given_back();
@@ -186,12 +190,18 @@ impl ZeroBufferFilter {
                 self.flow().worker.behind = None;
                 return Ok(true);
             }
-            if !names && idle && given_back {
+            // An application may keep the last one that it took for as long as it likes.
+            let kept = behind.is_some() && is_pipeline(&writer) && writer.is_all_read();
+            if !names && idle && (given_back || kept) {
                 let mut flow = self.flow();
                 let late = flow.worker.behind.take().is_some();
                 let holds = flow.worker.holds;
+                if holds {
+                    // It has answered all that it has given back, and that is read.
+                    flow.under_way.start_over();
+                }
                 drop(flow);
-                if late && !holds && named != Some(true) {
+                if late && !(holds && given_back) && named != Some(true) {
                     // An answer may still come, and nobody could tell whose it is.
                     self.leave("it is out of step", false);
                 }
@@ -315,10 +325,20 @@ impl ZeroBufferFilter {
         if flow.under_way.is_waiting() {
             flow.worker.behind = Some(patience);
         }
-        flow.under_way.clear();
+        let events = flow.under_way.clear();
         drop(flow);
-        let mut output = self.output();
-        output.flush();
+        let held = self.output().flush();
+        for event in held.into_iter().chain(events) {
+            // Upstream sends these two again; the caps are known from each frame.
+            let again = [
+                gst::EventType::Segment,
+                gst::EventType::Eos,
+                gst::EventType::Caps,
+            ];
+            if event.is_sticky() && !again.contains(&event.type_()) {
+                let _ = self.src_pad().store_sticky_event(&event);
+            }
+        }
         *lock(&self.segment) = gst::FormattedSegment::<gst::ClockTime>::new().upcast();
     }
 

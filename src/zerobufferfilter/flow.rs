@@ -80,9 +80,10 @@ impl Default for Flow {
     }
 }
 
-/// Whether a worker says which request it answers, as far as is known: ours do.
+/// Whether a worker says which request it answers, as far as is known: our servers do, and pipelines
+/// whose elements keep the mark of the request.
 pub fn names(writer: &Writer, worker: &Worker) -> bool {
-    worker.named.unwrap_or_else(|| writer.carries_records())
+    (worker.named).unwrap_or_else(|| writer.carries_records() && !is_pipeline(writer))
 }
 
 /// Whether the worker is a pipeline, which takes no harm when there are no more frames while some have

@@ -20,6 +20,9 @@ use crate::metas;
 use crate::protocol::Records;
 use crate::stream_info;
 
+/// Events that may wait for a frame.
+const MOST_HELD: usize = 1024;
+
 /// What downstream has been told.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -40,11 +43,14 @@ impl Output {
         self.caps.as_ref()
     }
 
-    /// Forgets what waits, but for the caps: those are still true after a flush.
-    pub fn flush(&mut self) {
-        self.held
-            .retain(|event| event.type_() == gst::EventType::Caps);
+    /// For a flush: takes what waits, but for the caps, which are still true after it.
+    pub fn flush(&mut self) -> Vec<gst::Event> {
         self.discont = true;
+        let held = std::mem::take(&mut self.held);
+        let (caps, others) = (held.into_iter())
+            .partition(|event: &gst::Event| event.type_() == gst::EventType::Caps);
+        self.held = caps;
+        others
     }
 }
 
@@ -55,7 +61,10 @@ impl ZeroBufferFilter {
             // What is to be said of the caps is known when the first frame is there.
             gst::EventType::Caps => false,
             gst::EventType::StreamStart | gst::EventType::Eos | gst::EventType::Gap => true,
-            _ => self.output().held.is_empty(),
+            _ => {
+                let held = self.output().held.len();
+                held == 0 || held >= MOST_HELD
+            }
         };
         if !opens {
             let held = &mut self.output().held;
@@ -137,31 +146,44 @@ impl ZeroBufferFilter {
             Due::Answered { answer, took } => {
                 let caps = answer.caps.clone().unwrap_or(input.caps.clone());
                 self.release(&caps)?;
-                let buffer = self.answered(&input, answer)?;
-                drop(input);
-                self.rounds.answered(took);
-                self.push(buffer)
-            }
-            Due::Failed(failure) => {
-                let on_failure = self.settings().on_failure;
-                gst::debug!(CAT, imp = self, "No answer ({failure:?}): {on_failure:?}");
-                match on_failure {
-                    OnFailure::Error => {
-                        self.post_error_message(self.failed(&failure));
-                        Err(gst::FlowError::Error)
+                match self.answered(&input, answer) {
+                    Ok(buffer) => {
+                        drop(input);
+                        self.rounds.answered(took);
+                        self.push(buffer)
                     }
-                    OnFailure::Drop => {
-                        Counters::add(&self.rounds.dropped, 1);
-                        self.output().discont = true;
-                        Ok(())
-                    }
-                    OnFailure::Passthrough => {
-                        Counters::add(&self.rounds.passed_through, 1);
-                        self.pass(input)
-                    }
+                    // An answer that is no frame is none.
+                    Err(message) => self.unanswered(input, message),
                 }
             }
+            Due::Failed(failure) => {
+                gst::debug!(CAT, imp = self, "No answer: {failure:?}");
+                let message = self.failed(&failure);
+                self.unanswered(input, message)
+            }
             Due::Through | Due::Sent { .. } => self.pass(input),
+        }
+    }
+
+    /// What `on-failure` says about a frame without an answer; the message is for an error.
+    fn unanswered(&self, input: Input, message: gst::ErrorMessage) -> Result<(), gst::FlowError> {
+        let on_failure = self.settings().on_failure;
+        match on_failure {
+            OnFailure::Error => {
+                self.post_error_message(message);
+                Err(gst::FlowError::Error)
+            }
+            OnFailure::Drop => {
+                gst::debug!(CAT, imp = self, "Dropped: {message}");
+                Counters::add(&self.rounds.dropped, 1);
+                self.output().discont = true;
+                Ok(())
+            }
+            OnFailure::Passthrough => {
+                gst::debug!(CAT, imp = self, "Passed through: {message}");
+                Counters::add(&self.rounds.passed_through, 1);
+                self.pass(input)
+            }
         }
     }
 
@@ -204,7 +226,7 @@ impl ZeroBufferFilter {
     }
 
     /// The answer as a buffer: its memory is the ring, and all else is from the frame it answers.
-    fn answered(&self, input: &Input, answer: Answer) -> Result<gst::Buffer, gst::FlowError> {
+    fn answered(&self, input: &Input, answer: Answer) -> Result<gst::Buffer, gst::ErrorMessage> {
         let Answer { frame, prefix, .. } = answer;
         let is_copy = frame.is_copy();
         let records = frame.records().clone();
@@ -224,11 +246,8 @@ impl ZeroBufferFilter {
                 .into_iter()
                 .find_map(|prefix| prefix.layout_of(buffer.size(), &video));
             let layout = (records.layout()).or_else(|| packed.as_ref().map(frame_info::layout));
-            (buffer, copied) = frame_info::laid_out(buffer, layout.as_ref(), &video, takes_layouts)
-                .map_err(|message| {
-                    self.post_error_message(message);
-                    gst::FlowError::Error
-                })?;
+            (buffer, copied) =
+                frame_info::laid_out(buffer, layout.as_ref(), &video, takes_layouts)?;
         }
         if let Some(writable) = buffer.get_mut() {
             describe(input, caps.as_ref(), &records, writable);

@@ -49,6 +49,8 @@ pub enum Match {
     Late,
     /// None: that frame has its answer, or nothing was asked.
     Nobodys,
+    /// It has no name, and more than one request could be meant: nothing was changed.
+    Unclear,
 }
 
 #[derive(Debug)]
@@ -97,14 +99,18 @@ impl<I, A, E> UnderWay<I, A, E> {
 
     /// Whether some request waits for its answer.
     pub fn is_waiting(&self) -> bool {
-        let sent = |item: &Item<I, A, E>| matches!(item, Item::Frame(_, Due::Sent { .. }));
-        self.items.iter().any(sent)
+        self.waiting() > 0
+    }
+
+    /// How many do.
+    fn waiting(&self) -> usize {
+        let sent = |item: &&Item<I, A, E>| matches!(item, Item::Frame(_, Due::Sent { .. }));
+        self.items.iter().filter(sent).count()
     }
 
     /// Whether one request and no more waits for its answer.
     pub fn is_one_waiting(&self) -> bool {
-        let sent = |item: &&Item<I, A, E>| matches!(item, Item::Frame(_, Due::Sent { .. }));
-        self.items.iter().filter(sent).count() == 1
+        self.waiting() == 1
     }
 
     /// Takes the first item unless it waits for its answer; when that went out is the error.
@@ -119,9 +125,12 @@ impl<I, A, E> UnderWay<I, A, E> {
         Ok(item)
     }
 
-    /// An answer came that names its request, or that has no name: then it is that of the oldest.
+    /// An answer came that names its request, or that has no name: then it is that of the only one.
     /// Workers answer in order, so those before it get none.
     pub fn answer(&mut self, number: Option<u64>, answer: A, now: Instant) -> Match {
+        if number.is_none() && self.waiting() + self.given_up.len() > 1 {
+            return Match::Unclear;
+        }
         let (mut skipped, mut found) = (0, None);
         for (index, item) in self.items.iter().enumerate() {
             let Item::Frame(_, Due::Sent { number: sent, at }) = item else {
@@ -134,7 +143,8 @@ impl<I, A, E> UnderWay<I, A, E> {
             skipped += 1;
         }
         let Some((index, at)) = found else {
-            let given_up = self.given_up.iter().position(|sent| Some(*sent) == number);
+            let given_up =
+                (self.given_up.iter()).position(|sent| number.is_none_or(|number| number == *sent));
             return match given_up.and_then(|index| self.given_up.remove(index)) {
                 Some(_) => Match::Late,
                 None => Match::Nobodys,
@@ -178,11 +188,15 @@ impl<I, A, E> UnderWay<I, A, E> {
         failed
     }
 
-    /// Drops everything, for a flush. The answers may still come.
-    pub fn clear(&mut self) {
+    /// Drops everything, for a flush, and returns the events. The answers may still come.
+    pub fn clear(&mut self) -> Vec<E> {
         self.fail_all(&Failure::NotSent);
-        self.items.clear();
         self.frames = 0;
+        let events = self.items.drain(..).filter_map(|item| match item {
+            Item::Event(event) => Some(event),
+            Item::Frame(..) => None,
+        });
+        events.collect()
     }
 
     /// Requests are numbered from 1 again, and answers to those before will not come.
@@ -253,13 +267,22 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_name_is_that_of_the_oldest() {
+    fn an_answer_without_a_name_is_that_of_the_only_one_or_of_none() {
         let mut plain = with(&[('a', 1), ('b', 2)]);
         let now = Instant::now();
-        assert_eq!(plain.answer(None, 1, now), Match::Frame { skipped: 0 });
+        assert_eq!(plain.answer(None, 1, now), Match::Unclear);
+        assert!(out(&mut plain).is_empty());
+        plain.fail_oldest(Failure::Late);
+        // It could still be the first one's.
+        assert_eq!(plain.answer(None, 1, now), Match::Unclear);
+        plain.start_over();
         assert_eq!(plain.answer(None, 2, now), Match::Frame { skipped: 0 });
         assert_eq!(plain.answer(None, 3, now), Match::Nobodys);
-        assert_eq!(out(&mut plain), ["a1", "b2"]);
+        assert_eq!(out(&mut plain), ["a Late", "b2"]);
+        let mut plain = with(&[('c', 3)]);
+        plain.fail_oldest(Failure::Late);
+        assert_eq!(plain.answer(None, 3, now), Match::Late);
+        assert_eq!(plain.answer(None, 3, now), Match::Nobodys);
     }
 
     #[test]
@@ -281,7 +304,7 @@ mod tests {
     fn what_a_flush_drops_may_still_be_answered() {
         let mut plain = with(&[('a', 7)]);
         plain.push_event("tag");
-        plain.clear();
+        assert_eq!(plain.clear(), ["tag"]);
         assert_eq!((plain.frames(), plain.len()), (0, 0));
         assert_eq!(plain.answer(Some(7), 1, Instant::now()), Match::Late);
     }

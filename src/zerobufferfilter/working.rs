@@ -109,6 +109,11 @@ impl ZeroBufferFilter {
             );
             return;
         }
+        if number.is_some() && flow.worker.named.is_none() {
+            // Of what it kept so far, so much may be in flight anyhow.
+            let others = self.settings().max_in_flight.saturating_sub(1) as usize;
+            flow.worker.keeps = flow.worker.keeps.saturating_sub(others);
+        }
         flow.worker.named = Some(number.is_some());
         // With several under way it may be the others that it has not given back.
         let holds = held && flow.under_way.is_one_waiting();
@@ -125,6 +130,17 @@ impl ZeroBufferFilter {
             Match::Nobodys => {
                 gst::debug!(CAT, imp = self, "An answer too many, to {number:?}");
                 Counters::add(&self.rounds.doubled, 1);
+            }
+            Match::Unclear => {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "It does not say to which frame an answer belongs"
+                );
+                let skipped = flow.under_way.fail_all(&Failure::Skipped);
+                flow.worker.behind = Some(self.settings().patience());
+                flow.worker.holds = false;
+                Counters::add(&self.rounds.skipped, skipped);
             }
         }
     }
