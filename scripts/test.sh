@@ -48,8 +48,8 @@ for target in metadata records reader writer; do
         "fuzz/corpus/$target" -- -max_total_time=20 -timeout=10 -rss_limit_mb=2048 -verbosity=0
 done
 
-# A minute of what can run for hours (docs/robustness.md).
-cargo run --release --example soak -- --minutes 1
+# Two minutes of what can run for hours (docs/robustness.md).
+cargo run --release --example soak -- --minutes 2
 
 # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
 cargo build --features cli

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
@@ -107,9 +107,10 @@ impl ShmFile {
         self.file.write_all_at(bytes, at)
     }
 
-    /// Sets the size and reserves every page of it, so that a full `/dev/shm` is an error here
-    /// (`ENOSPC`) and not a SIGBUS at the first touch. The kernel clears them all, so between steps
-    /// of some milliseconds it asks whether to go on: `EINTR` if not.
+    /// Reserves every page and then sets the size, so that a full `/dev/shm` is an error here
+    /// (`ENOSPC`) and not a SIGBUS at the first touch, and who sees a size sees all of it. The kernel
+    /// clears the pages, so between steps of some milliseconds it asks whether to go on: `EINTR` if
+    /// not.
     pub fn reserve(&self, len: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         if len > most_of_a_file() {
             let what = "a file of this process may not be so large (ulimit -f)";
@@ -125,13 +126,15 @@ impl ShmFile {
                 return Err(Errno::EINTR.into());
             }
             let step = RESERVE_STEP.min(len - done);
-            match posix_fallocate(self.file.as_fd(), done, step) {
+            match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, done, step) {
                 Ok(()) => done += step,
                 Err(Errno::EINTR) => {}
+                // No tmpfs: the C library writes to every page.
+                Err(Errno::EOPNOTSUPP) => return Ok(posix_fallocate(self.file.as_fd(), 0, len)?),
                 Err(err) => return Err(err.into()),
             }
         }
-        Ok(())
+        self.file.set_len(len.unsigned_abs())
     }
 
     /// Bytes free in the file system of this object.
@@ -479,6 +482,25 @@ mod tests {
         );
         assert!(segment.load(8_192, &mut bytes[..100]), "this page still is");
         assert!(bytes[..100].iter().all(|byte| *byte == 9));
+    }
+
+    #[test]
+    fn an_object_has_no_size_before_all_of_it_is_there() {
+        let name = format!("zb-unit-grows-{}", std::process::id());
+        let file = ShmFile::create_new(&name).unwrap();
+        ShmFile::unlink(&name).unwrap();
+        let len = 2 * RESERVE_STEP.unsigned_abs() + 100;
+        let steps = AtomicU64::new(0);
+        let look = || {
+            assert_eq!(file.len().unwrap(), 0);
+            steps.fetch_add(1, Ordering::Relaxed);
+            true
+        };
+        file.reserve(len, &look).unwrap();
+        assert_eq!(steps.into_inner(), 3);
+        let metadata = file.file.metadata().unwrap();
+        assert_eq!(metadata.len(), len);
+        assert!(metadata.blocks() * 512 >= len);
     }
 
     #[test]
