@@ -58,7 +58,9 @@ doc=$root/usr/share/doc/$name
 mkdir -p "$doc"
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 chmod 644 "$doc/changelog.gz"
-install -m 644 README.md docs/*.md "$doc"
+install -m 644 README.md "$doc"
+install -d "$doc/docs"
+install -m 644 docs/*.md "$doc/docs"
 {
     cat LICENSE
     echo
@@ -79,7 +81,6 @@ cat >"$root/DEBIAN/control" <<CONTROL
 Package: $name
 Version: $version
 Architecture: $architecture
-Multi-Arch: same
 Section: libs
 Priority: optional
 Maintainer: The gst-plugin-zerobuffer developers

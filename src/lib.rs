@@ -25,7 +25,6 @@ pub mod fuzzing;
 #[cfg(feature = "plugin")]
 mod memory;
 #[cfg(feature = "plugin")]
-#[allow(dead_code)] // Until the elements send metas.
 mod metas;
 #[cfg(feature = "plugin")]
 mod peer_text;

@@ -1,21 +1,27 @@
-//! Frames that another process works on: each goes out as a request of a duplex channel, and comes
-//! back as its answer.
-//!
-//! The worker makes the buffer `NAME_request`, this element makes `NAME_response`. A worker is a
-//! pipeline from `zerobuffersrc` to `zerobuffersink`, a `DuplexServer` of the Rust library, or any
-//! duplex server of ZeroBuffer in another language.
-//!
-//! Several frames may be at the worker at once (`max-in-flight`); answers leave in the order of their
-//! frames, with their times, flags and metas. What happens to a frame that the worker does not answer,
-//! because it is late, dead or not there, says `on-failure`.
-//!
-//! ## Example launch line
-//!
-//! ```bash
-//! gst-launch-1.0 zerobuffersrc buffer-name=mirror_request ! videoflip method=horizontal-flip ! zerobuffersink buffer-name=mirror_response
-//! gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobufferfilter channel-name=mirror ! videoconvert ! autovideosink
-//! ```
-
+/**
+ * SECTION:element-zerobufferfilter
+ * @see_also: zerobuffersrc, zerobuffersink
+ *
+ * Frames that another process works on: each goes out as a request of a duplex channel, and comes
+ * back as its answer.
+ *
+ * The worker makes the buffer `NAME_request`, this element makes `NAME_response`. A worker is a
+ * pipeline from `zerobuffersrc` to `zerobuffersink`, a `DuplexServer` of the Rust library, or any
+ * duplex server of ZeroBuffer in another language.
+ *
+ * Several frames may be at the worker at once (`max-in-flight`); answers leave in the order of their
+ * frames, with their times, flags and metas. What happens to a frame that the worker does not answer,
+ * because it is late, dead or not there, says `on-failure`.
+ *
+ * ## Example launch line
+ *
+ * ```bash
+ * gst-launch-1.0 zerobuffersrc buffer-name=mirror_request ! videoflip video-direction=horiz ! zerobuffersink buffer-name=mirror_response
+ * gst-launch-1.0 videotestsrc ! video/x-raw,format=I420,width=1280,height=720 ! zerobufferfilter channel-name=mirror ! videoconvert ! autovideosink
+ * ```
+ *
+ * Since: 0.1
+ */
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
