@@ -63,11 +63,16 @@ pub struct Points {
 
 impl Points {
     /// Leads a child through its operation twice to find them.
-    pub fn find(mut start: impl FnMut() -> Led) -> Self {
+    pub fn find(start: impl FnMut() -> Led) -> Self {
+        Self::find_some(start, true)
+    }
+
+    /// Those at system calls alone, unless `stores`.
+    pub fn find_some(mut start: impl FnMut() -> Led, stores_too: bool) -> Self {
         let mut found = Points::default();
         let mut led = start();
         led.lead(|led, at| {
-            if led.shared.change().is_some() {
+            if led.shared.change().is_some() && stores_too {
                 found.close.insert(at.calls);
             }
             Go::ToCall
@@ -81,7 +86,7 @@ impl Points {
             if at.calls > calls {
                 (calls, stores) = (at.calls, 0);
                 found.points.push((at, change));
-            } else if change.is_some() {
+            } else if change.is_some() && stores_too {
                 stores += 1;
                 found.points.push((Point { calls, stores }, change));
                 let place = led.place(led.before);
