@@ -54,5 +54,7 @@ cargo run --release --example soak -- --minutes 2
 # `cargo test` alone does not build the plugin as the file that gst-launch-1.0 loads.
 cargo build --features cli
 log=target/test.log
-cargo test --features cli 2>&1 | tee "$log"
+outcome=0
+cargo test --features cli --no-fail-fast 2>&1 | tee "$log" || outcome=$?
 sum_of_tests "$log"
+exit "$outcome"
