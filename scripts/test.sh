@@ -45,7 +45,7 @@ cargo bench --bench duplex -- --quick
 for target in metadata records reader writer; do
     mkdir -p "target/fuzz/$target"
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" "target/fuzz/$target" \
-        "fuzz/corpus/$target" -- -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -verbosity=0
+        "fuzz/corpus/$target" -- -max_total_time=20 -timeout=10 -rss_limit_mb=2048 -verbosity=0
 done
 
 # Two minutes of what can run for hours (docs/robustness.md).

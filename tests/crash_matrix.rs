@@ -626,12 +626,6 @@ fn strike_writer(test: &str, write: Write) {
     }
 }
 
-/// Whether each blow falls on each point, which takes many minutes. Otherwise those that are no death
-/// fall on every third, each on another.
-fn everywhere() -> bool {
-    std::env::var_os("CRASH_MATRIX").is_some_and(|value| value == "all")
-}
-
 /// Each blow with the points for it.
 fn blows(points: &Points) -> Vec<(Blow, Point)> {
     let ring = 128 + config().metadata_size;
@@ -640,17 +634,12 @@ fn blows(points: &Points) -> Vec<(Blow, Point)> {
     };
     let points = &points.points;
     println!("{} points", points.len());
-    let everywhere = everywhere();
-    let falls = |blow, i: usize| match blow {
-        Blow::Kill | Blow::KillAndNext => true,
-        _ => everywhere || i % 3 == blow as usize % 3,
-    };
     let mut all = Vec::new();
     for (i, (point, _)) in points.iter().enumerate() {
         for blow in BLOWS {
             // What is not announced yet is changed byte by byte: of that the end will do for all but
             // the first blow.
-            if blow == Blow::Kill || !in_ring(points.get(i + 1)) && falls(blow, i) {
+            if blow == Blow::Kill || !in_ring(points.get(i + 1)) {
                 all.push((blow, *point));
             }
         }
@@ -1071,14 +1060,11 @@ fn strike_reader(test: &str, read: Read) {
         return be_reader(read.unwrap(), name);
     }
     let mut ends = Vec::new();
-    // To step through the making of a buffer takes minutes.
-    let stores_too = read != Read::Replace || everywhere();
-    let start = || {
+    let points = &Points::find(|| {
         let (reading, led) = Reading::start(test, read);
         ends.push(reading);
         led
-    };
-    let points = &Points::find_some(start, stores_too);
+    });
     for end in ends {
         drop(end.writer);
         remove_all(&end.name);

@@ -144,8 +144,8 @@ impl Instance {
     fn take_events(&mut self) {
         let mut buffer = [0; BATCH * EVENT_SIZE];
         for _ in 0..BATCHES {
-            // It ends at EAGAIN: no more events.
-            let Ok(len @ 1..) = self.events.read(&mut buffer) else {
+            // EAGAIN: no more events.
+            let Ok(len) = self.events.read(&mut buffer) else {
                 return;
             };
             for event in buffer[..len].chunks_exact(EVENT_SIZE) {
@@ -157,6 +157,10 @@ impl Instance {
                 {
                     watched.count = watched.count.saturating_add(1);
                 }
+            }
+            if len < buffer.len() {
+                // That was all of them. Asking again would begin a race with who opens files.
+                return;
             }
         }
         self.lose_count();

@@ -6,6 +6,7 @@
 //! system calls only bytes can change. Where they do, the child is once led instruction by instruction
 //! to find those that change them; after that, by breakpoints at these.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::ops::Range;
@@ -63,16 +64,11 @@ pub struct Points {
 
 impl Points {
     /// Leads a child through its operation twice to find them.
-    pub fn find(start: impl FnMut() -> Led) -> Self {
-        Self::find_some(start, true)
-    }
-
-    /// Those at system calls alone, unless `stores`.
-    pub fn find_some(mut start: impl FnMut() -> Led, stores_too: bool) -> Self {
+    pub fn find(mut start: impl FnMut() -> Led) -> Self {
         let mut found = Points::default();
         let mut led = start();
         led.lead(|led, at| {
-            if led.shared.change().is_some() && stores_too {
+            if led.shared.change().is_some() {
                 found.close.insert(at.calls);
             }
             Go::ToCall
@@ -86,7 +82,7 @@ impl Points {
             if at.calls > calls {
                 (calls, stores) = (at.calls, 0);
                 found.points.push((at, change));
-            } else if change.is_some() && stores_too {
+            } else if change.is_some() {
                 stores += 1;
                 found.points.push((Point { calls, stores }, change));
                 let place = led.place(led.before);
@@ -441,15 +437,20 @@ impl Shared {
     fn look(&mut self, name: &str) -> bool {
         let mut names = BTreeMap::new();
         for path in super::objects(name) {
-            let Ok(file) = File::open(&path) else {
+            let Ok(inode) = fs::metadata(&path).map(|meta| meta.ino()) else {
                 continue;
             };
-            let inode = file.metadata().unwrap().ino();
-            self.objects.entry(inode).or_insert_with(|| Object {
-                file,
-                bytes: Vec::new(),
-                state: State::default(),
-            });
+            // Only once, since who counts the opens sees each; while it is open its number is its own.
+            if let Entry::Vacant(new) = self.objects.entry(inode) {
+                let Ok(file) = File::open(&path) else {
+                    continue;
+                };
+                new.insert(Object {
+                    file,
+                    bytes: Vec::new(),
+                    state: State::default(),
+                });
+            }
             names.insert(path, inode);
         }
         let mut changed = names != self.names;
