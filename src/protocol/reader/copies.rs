@@ -8,7 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use super::{Bytes, Result, Shared};
+use super::frame::Bytes;
+use super::{Result, Shared};
 use crate::protocol::ring::Ticket;
 use crate::sys::window::{Loan, Room};
 

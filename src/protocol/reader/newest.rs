@@ -3,7 +3,8 @@
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-use super::{FIRST_SEQUENCE, Found, Item, Position, Reader, Records, Result, Shared, Wait, ring};
+use super::{FIRST_SEQUENCE, Found, Item, Position, Reader, Result, Shared, Wait, ring};
+use crate::protocol::extension::records::Records;
 
 /// How many messages a newer frame is looked for behind.
 const MOST_MESSAGES: u32 = 64;

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{BufferConfig, Error, Interrupt, Reader, Result};
+use super::{BufferConfig, Error, Reader, Result};
 use crate::protocol::buffer;
 use crate::protocol::extension;
-use crate::protocol::wait::Wait;
+use crate::protocol::wait::{Interrupt, Wait};
 
 /// How often the ring is emptied of what the writer before left, when a new one may just have come.
 const DRAINS: u32 = 100;
