@@ -131,7 +131,7 @@ pub fn give_back<W: Word, P: Posts>(
 /// Writer: leaves after its last frame; nothing is posted. Only if the pid is still ours.
 pub fn leave<W: Word>(writer_pid: &W, pid: u64) {
     // Release, with the Acquire in `look_at_writer`: who sees the 0 sees all our posts; and with
-    // that in `buffer::claim_writer` for the next writer.
+    // that in `buffer::attach::claim_writer` for the next writer.
     writer_pid.replace(pid, 0, Ordering::Release);
 }
 

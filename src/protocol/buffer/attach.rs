@@ -1,0 +1,254 @@
+//! Finding and checking a buffer, and becoming its writer.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Names, TRIES};
+use crate::protocol::error::{Error, Result};
+use crate::protocol::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
+use crate::protocol::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, offset};
+use crate::protocol::liveness::{Hints, Patience, Watch};
+use crate::sys::process;
+use crate::sys::sem::{self, Semaphore};
+use crate::sys::shm::{self, Segment, ShmFile};
+
+const TO_ATTACH: &str = "run both ends as the same user, or let the reader create it with wider \
+                         permissions (zerobuffersrc perms=0666, or perms=0660 and a group)";
+
+/// A buffer that a writer has attached to.
+pub struct Attached {
+    pub segment: Arc<Segment>,
+    pub sizes: Sizes,
+    pub abilities: Abilities,
+    pub sem_write: Semaphore,
+    pub sem_read: Semaphore,
+    pub reader: Watch,
+}
+
+/// Finds a buffer, checks it, and makes this process its writer. Whoever tries again keeps the
+/// `patience`.
+pub fn attach(names: &Names, patience: &mut Patience) -> Result<Attached> {
+    let segment = open(names)?;
+    let attached = attach_to(names, &segment, patience);
+    // What was read of it then is worth nothing, not even as an error.
+    if segment.is_gone() {
+        return Err(names.gone());
+    }
+    attached
+}
+
+/// The pid of the living reader of a buffer, to which nothing is done.
+pub fn find_reader(names: &Names) -> Result<u64> {
+    let segment = open(names)?;
+    let found = Oieb::of(&segment).ok_or_else(|| names.not_found());
+    let found = found.and_then(|oieb| {
+        let sizes = check(names, oieb, segment.len())?;
+        let abilities = extension::abilities(&segment, &sizes);
+        living_reader(names, &segment, oieb, abilities, &Watch::new(READER_LOCK))
+    });
+    if segment.is_gone() {
+        return Err(names.gone());
+    }
+    if !segment.file().is_linked() {
+        return Err(names.not_found());
+    }
+    found
+}
+
+/// Opens and maps what may be a buffer.
+fn open(names: &Names) -> Result<Arc<Segment>> {
+    let path = shm::path(&names.segment);
+    let file = ShmFile::open(&names.segment).map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => names.not_found(),
+        _ => names.opening("opening the shared memory", &path, err, TO_ATTACH),
+    })?;
+    let len = file
+        .len()
+        .map_err(|err| names.os("asking for the size of the shared memory", err))?;
+    if len == 0 {
+        // Being made.
+        return Err(names.not_found());
+    }
+    if len < OIEB_SIZE {
+        return Err(names.corrupt(format!("it has {len} bytes and 128 are needed at least")));
+    }
+    let len = usize::try_from(len).map_err(|_| names.corrupt("it is larger than memory"))?;
+    let segment = file
+        .map(len)
+        .map_err(|err| names.os("mapping the shared memory", err))?;
+    Ok(Arc::new(segment))
+}
+
+fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> Result<Attached> {
+    let oieb = Oieb::of(segment).ok_or_else(|| names.not_found())?;
+    let sizes = check(names, oieb, segment.len())?;
+    // The semaphores before the claim: whoever fails here leaves no trace.
+    let open = |name: &str| {
+        Semaphore::open(name).map_err(|err| match err.kind() {
+            io::ErrorKind::NotFound => names.not_found(),
+            _ => names.opening("opening a semaphore", &sem::path(name), err, TO_ATTACH),
+        })
+    };
+    let (sem_write, sem_read) = (open(&names.sem_write)?, open(&names.sem_read)?);
+    // If the segment still has its name now, these semaphores are its own and not a successor's.
+    if !segment.file().is_linked() {
+        return Err(names.not_found());
+    }
+    let abilities = extension::abilities(segment, &sizes);
+    let reader = Watch::new(READER_LOCK);
+    living_reader(names, segment, oieb, abilities, &reader)?;
+    claim_writer(names, segment, &sizes, oieb, patience)?;
+    // The reader may have closed while we came; `Reader::close_if_unused` looks for us after it has
+    // stored its 0, we for its 0 after we have stored our pid (SeqCst, both), so one of us sees.
+    if oieb.word(offset::READER_PID).load(Ordering::SeqCst) == 0 {
+        if abilities != Abilities::default() {
+            extension::note_writer(segment, &sizes, 0);
+        }
+        let _ = oieb.word(offset::WRITER_PID).compare_exchange(
+            process::id(),
+            0,
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        return Err(names.closed());
+    }
+    if abilities != Abilities::default() {
+        extension::count_attachment(segment, &sizes);
+        extension::note_end(segment, &sizes, false);
+        // One before us may have been killed while it waited.
+        extension::want(segment, &sizes, 0);
+    }
+    Ok(Attached {
+        segment: segment.clone(),
+        sizes,
+        abilities,
+        sem_write,
+        sem_read,
+        reader,
+    })
+}
+
+/// The pid of the reader, if it is there and alive.
+fn living_reader(
+    names: &Names,
+    segment: &Segment,
+    oieb: Oieb,
+    abilities: Abilities,
+    reader: &Watch,
+) -> Result<u64> {
+    let pid = oieb.get(offset::READER_PID);
+    if pid == 0 {
+        return Err(names.closed());
+    }
+    let hints = Hints {
+        holds_lock: abilities.holds_lock(),
+        progress: oieb.get(offset::PAYLOAD_READ_COUNT),
+        lock_file: Some(&names.lock),
+    };
+    if reader.is_dead(segment, pid, hints) {
+        return Err(match oieb.get(offset::READER_PID) {
+            0 => names.closed(),
+            pid => Error::ReaderDead {
+                name: names.name.clone(),
+                pid,
+            },
+        });
+    }
+    Ok(pid)
+}
+
+pub(super) fn check(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {
+    // Acquire, with the Release in `fill`.
+    let first = oieb
+        .word(offset::OIEB_SIZE_AND_VERSION)
+        .load(Ordering::Acquire);
+    if first == 0 {
+        // Being made.
+        return Err(names.not_found());
+    }
+    let (size, version) = (first as u32, ((first >> 32) as u32).to_le_bytes());
+    if u64::from(size) != OIEB_SIZE {
+        return Err(names.corrupt(format!("its first field is {size} instead of 128")));
+    }
+    if version[0] != VERSION[0] {
+        return Err(Error::Version {
+            name: names.name.clone(),
+            major: version[0],
+        });
+    }
+    let sizes = Sizes {
+        metadata: oieb.get(offset::METADATA_SIZE),
+        payload: oieb.get(offset::PAYLOAD_SIZE),
+    };
+    let fits = sizes.total().is_some_and(|total| total <= len as u64);
+    if !fits || sizes.payload == 0 || !sizes.metadata.is_multiple_of(8) {
+        return Err(names.corrupt(format!(
+            "blocks of {} and {} bytes in a segment of {len}",
+            sizes.metadata, sizes.payload
+        )));
+    }
+    Ok(sizes)
+}
+
+/// Makes this process the writer: the lock keeps our own writers apart, the compare-and-swap the
+/// others.
+fn claim_writer(
+    names: &Names,
+    segment: &Arc<Segment>,
+    sizes: &Sizes,
+    oieb: Oieb,
+    patience: &mut Patience,
+) -> Result<()> {
+    let word = oieb.word(offset::WRITER_PID);
+    let taken = || {
+        let pid = word.load(Ordering::Relaxed);
+        Err(Error::WriterAlreadyConnected {
+            name: names.name.clone(),
+            pid: (pid != 0).then_some(pid),
+        })
+    };
+    // Whether nobody has the place, if none of ours holds the lock.
+    let mut is_free = |pid| {
+        pid == 0
+            || extension::is_noted_writer(segment, sizes, pid)
+            || patience.is_over(segment, pid, oieb.get(offset::PAYLOAD_WRITTEN_COUNT))
+    };
+    // First without the lock: the reader would see it held in the name of the writer that is there.
+    let held = segment.file().is_byte_locked(WRITER_LOCK);
+    let held = held.map_err(|err| names.os("asking for the lock of the shared memory", err))?;
+    if !held && !is_free(word.load(Ordering::Relaxed)) {
+        return taken();
+    }
+    match segment.file().try_lock_byte(WRITER_LOCK) {
+        Ok(true) => {}
+        Ok(false) => {
+            *patience = Patience::default();
+            return taken();
+        }
+        Err(err) => return Err(names.os("locking the shared memory", err)),
+    }
+    let says_hello = extension::abilities(segment, sizes) != Abilities::default();
+    for _ in 0..TRIES {
+        let pid = word.load(Ordering::Relaxed);
+        if !is_free(pid) {
+            break;
+        }
+        if says_hello {
+            extension::note_next_writer(segment, sizes, process::id());
+        }
+        // Acquires what the writer before us stored until it stored 0 (`Writer::close`); SeqCst for
+        // `attach`.
+        let swap = word.compare_exchange(pid, process::id(), Ordering::SeqCst, Ordering::Relaxed);
+        if says_hello {
+            let noted = if swap.is_ok() { process::id() } else { 0 };
+            extension::note_writer(segment, sizes, noted);
+        }
+        if swap.is_ok() {
+            return Ok(());
+        }
+    }
+    // Not only when the segment goes, which the `patience` may keep.
+    let _ = segment.file().unlock_byte(WRITER_LOCK);
+    taken()
+}
