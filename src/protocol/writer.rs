@@ -1,45 +1,39 @@
 //! The writing end: it attaches to a buffer that a reader made, and fills it.
 
 mod ahead;
+mod attach;
+mod metadata;
+mod reader;
 mod records;
+mod reservation;
 
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::buffer::{self, Attached, Names};
+use self::records::Room;
+use super::buffer::Names;
 use super::error::{Error, Result};
 use super::extension::{self, Abilities, WRITER_LOCK};
 use super::handoff;
-use super::layout::{
-    FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
-};
-use super::liveness::{Hints, Patience, Watch};
+use super::layout::{FRAME_HEADER_SIZE, Oieb, Sizes, offset};
+use super::liveness::Watch;
 use super::ring::{self, BLOCK, Fit};
 use super::slots::{Lead, Site, SlotId, Slots, Spot, Want};
 use super::wait::{Wait, Waiting};
 use crate::sys::process;
 use crate::sys::sem::Semaphore;
-use crate::sys::shm::{Place, Segment};
-use records::Room;
+use crate::sys::shm::Segment;
 
-pub use ahead::Turn;
+pub use self::ahead::Turn;
+pub use self::metadata::MetadataReservation;
+pub use self::reservation::Reservation;
 
 /// How long [`Writer::write_frame`] waits for room unless told otherwise, as in the other
 /// implementations.
 pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often a writer that finds room makes sure that its reader is alive.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How often, and how far apart, a reader that seems to have closed is looked at again.
-const CLOSED_TRIES: u32 = 20;
-const CLOSED_INTERVAL: Duration = Duration::from_millis(1);
-
-/// How often [`Writer::attach_wait`] looks for a buffer that is not there yet.
-const ATTACH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Attaches to a buffer and writes frames into it.
 ///
@@ -103,123 +97,6 @@ struct Lack {
 }
 
 impl Writer {
-    /// Attaches to the buffer `name`, which its reader has made.
-    ///
-    /// # Errors
-    /// [`Error::InvalidName`]; [`Error::BufferNotFound`], [`Error::ReaderClosed`] and
-    /// [`Error::ReaderDead`] when there is no reader (yet); [`Error::WriterAlreadyConnected`];
-    /// [`Error::Permission`]; [`Error::Version`] and [`Error::Corrupt`] when it is something else.
-    pub fn attach(name: &str) -> Result<Self> {
-        Self::try_attach(name, &mut Patience::default())
-    }
-
-    fn try_attach(name: &str, patience: &mut Patience) -> Result<Self> {
-        let names = Names::new(name)?;
-        let Attached {
-            segment,
-            sizes,
-            abilities,
-            sem_write,
-            sem_read,
-            reader,
-        } = buffer::attach(&names, patience)?;
-        let writer = Writer {
-            shared: Arc::new(Shared {
-                names,
-                sizes,
-                abilities,
-                sem_write,
-                sem_read,
-                reader,
-                state: Mutex::new(State {
-                    slots: Slots::default(),
-                    sequence: FIRST_SEQUENCE,
-                    metadata_written: false,
-                    reserved: None,
-                    waiting: 0,
-                    sleeping: 0,
-                    wished: false,
-                    looked: Instant::now(),
-                    room: Room::default(),
-                    closed: false,
-                }),
-                unreserved: Condvar::new(),
-                leaving: AtomicBool::new(false),
-                frames: AtomicU64::new(0),
-                bytes: AtomicU64::new(0),
-                waits: AtomicU64::new(0),
-                messages: AtomicU64::new(0),
-                records_dropped: AtomicU64::new(0),
-                segment,
-            }),
-        };
-        // From here on dropping the writer takes our pid out again.
-        let shared = &writer.shared;
-        if let Some(oieb) = shared.oieb() {
-            let mut state = shared.state();
-            let at = handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS));
-            state.slots = Slots::new(at);
-            state.metadata_written = oieb.get(offset::METADATA_WRITTEN_BYTES) > 0;
-            if at > shared.sizes.payload {
-                let what = format!("the writer's position {at} is outside of the ring");
-                drop(state);
-                return Err(shared.names.corrupt(what));
-            }
-        }
-        Ok(writer)
-    }
-
-    /// The process id of the reader of buffer `name`, if there is one and it is alive; in its own pid
-    /// namespace. Only looks: nothing is attached to, and the buffer may have a writer.
-    ///
-    /// # Errors
-    /// As [`Writer::attach`], but for [`Error::WriterAlreadyConnected`].
-    pub fn find_reader(name: &str) -> Result<u64> {
-        buffer::find_reader(&Names::new(name)?)
-    }
-
-    /// Attaches as soon as there is a reader.
-    ///
-    /// # Errors
-    /// As [`Writer::attach`], but while there is no reader it waits, and also while the buffer has a
-    /// writer of another implementation whose process cannot be seen from here: that one counts as
-    /// dead when it has done nothing for 5 seconds. [`Error::Interrupted`]; when the time is over,
-    /// the reason why it could not attach.
-    pub fn attach_wait<'a>(name: &str, wait: impl Into<Wait<'a>>) -> Result<Self> {
-        Self::attach_wait_if(name, wait, |_| Ok(true))
-    }
-
-    /// Attaches as soon as there is a reader whose buffer `suits` takes; one that it does not take
-    /// is left again, and the reader's next one is waited for.
-    ///
-    /// # Errors
-    /// As [`Writer::attach_wait`], and those of `suits`.
-    pub fn attach_wait_if<'a>(
-        name: &str,
-        wait: impl Into<Wait<'a>>,
-        suits: impl Fn(&Writer) -> Result<bool>,
-    ) -> Result<Self> {
-        let waiting = wait.into().start();
-        let mut patience = Patience::default();
-        loop {
-            let attached = Self::try_attach(name, &mut patience);
-            let err = match attached.and_then(|writer| Ok((suits(&writer)?, writer))) {
-                Ok((true, writer)) => return Ok(writer),
-                Ok((false, writer)) => writer.shared.metadata_written(),
-                Err(err) if err.is_no_reader() => err,
-                Err(err @ Error::WriterAlreadyConnected { .. }) if patience.is_needed() => err,
-                Err(err) => return Err(err),
-            };
-            if waiting.is_interrupted() {
-                return Err(Error::Interrupted);
-            }
-            if waiting.slice().is_none() {
-                return Err(err);
-            }
-            waiting.sleep(ATTACH_INTERVAL);
-        }
-    }
-
     /// The name of the buffer.
     pub fn name(&self) -> &str {
         &self.shared.names.name
@@ -233,79 +110,6 @@ impl Writer {
     /// Bytes of the ring.
     pub fn payload_size(&self) -> u64 {
         self.shared.sizes.payload
-    }
-
-    /// Whether this buffer has its metadata, from us or from a writer before.
-    pub fn is_metadata_written(&self) -> bool {
-        self.shared.state().metadata_written
-    }
-
-    /// A copy of the metadata that the buffer has, from us or from a writer before.
-    pub fn metadata(&self) -> Option<Vec<u8>> {
-        let mut prefix = [0; METADATA_PREFIX_SIZE as usize];
-        if !self.is_metadata_written() || !self.shared.segment.load(OIEB_SIZE as usize, &mut prefix)
-        {
-            return None;
-        }
-        let room = self
-            .shared
-            .sizes
-            .metadata
-            .checked_sub(METADATA_PREFIX_SIZE)?;
-        let len = Some(u64::from_le_bytes(prefix)).filter(|len| *len <= room)?;
-        let mut bytes = vec![0; len as usize];
-        let start = OIEB_SIZE + METADATA_PREFIX_SIZE;
-        self.shared
-            .segment
-            .load(start as usize, &mut bytes)
-            .then_some(bytes)
-    }
-
-    /// Writes the metadata of the stream: once, and before the first frame.
-    ///
-    /// # Errors
-    /// [`Error::MetadataAlreadyWritten`], [`Error::MetadataTooLate`], [`Error::MetadataTooLarge`],
-    /// [`Error::Closed`].
-    pub fn set_metadata(&self, metadata: &[u8]) -> Result<()> {
-        let mut place = self.reserve_metadata(metadata.len() as u64)?;
-        place.copy_from_slice(metadata);
-        place.commit()
-    }
-
-    /// Lends room for metadata of exactly `len` bytes, to be filled in place.
-    ///
-    /// # Errors
-    /// As [`Writer::set_metadata`]; [`Error::ReservationPending`] while one is lent.
-    pub fn reserve_metadata(&self, len: u64) -> Result<MetadataReservation> {
-        let shared = &self.shared;
-        let state = shared.state();
-        shared.open(&state)?;
-        if state.metadata_written {
-            return Err(shared.metadata_written());
-        }
-        if state.sequence != FIRST_SEQUENCE {
-            return Err(Error::MetadataTooLate {
-                name: shared.name(),
-            });
-        }
-        let needed = len.saturating_add(METADATA_PREFIX_SIZE);
-        if needed > shared.sizes.metadata {
-            return Err(Error::MetadataTooLarge {
-                name: shared.names.name.clone(),
-                size: len,
-                metadata_size: shared.sizes.metadata,
-                good_size: needed.checked_next_multiple_of(64).unwrap_or(needed),
-            });
-        }
-        let start = OIEB_SIZE + METADATA_PREFIX_SIZE;
-        let place = shared
-            .segment
-            .place(start as usize, len as usize)
-            .ok_or(Error::ReservationPending)?;
-        Ok(MetadataReservation {
-            place,
-            shared: shared.clone(),
-        })
     }
 
     /// Writes a frame, copying it in, and returns its sequence number. Waits for room at most
@@ -392,42 +196,6 @@ impl Writer {
                 state.waiting -= 1;
             }
         }
-    }
-
-    /// Makes sure that the reader is there, and now and then (every 50 ms) that it is alive: for
-    /// writers that only publish what was lent ahead.
-    ///
-    /// # Errors
-    /// [`Error::ReaderClosed`], [`Error::ReaderDead`].
-    pub fn look_at_reader(&self) -> Result<()> {
-        let mut state = self.shared.state();
-        if self.reader_pid() != 0 && state.looked.elapsed() <= LOOK_INTERVAL {
-            return Ok(());
-        }
-        state.looked = Instant::now();
-        drop(state);
-        self.check_reader()
-    }
-
-    /// As [`Writer::look_at_reader`], but looks now.
-    ///
-    /// # Errors
-    /// [`Error::ReaderClosed`], [`Error::ReaderDead`], [`Error::ReaderReplaced`].
-    pub fn check_reader(&self) -> Result<()> {
-        self.shared.confirm_closed()?;
-        self.shared.check_reader()
-    }
-
-    /// Whether the reader is there, and alive.
-    pub fn is_reader_connected(&self) -> bool {
-        self.shared.check_reader().is_ok()
-    }
-
-    /// The reader's process id, in its own pid namespace; 0 when it has closed.
-    pub fn reader_pid(&self) -> u64 {
-        self.shared
-            .oieb()
-            .map_or(0, |oieb| oieb.get(offset::READER_PID))
     }
 
     /// Frames written so far.
@@ -525,10 +293,6 @@ impl Shared {
         Ok(())
     }
 
-    fn metadata_written(&self) -> Error {
-        Error::MetadataAlreadyWritten { name: self.name() }
-    }
-
     /// Lends room for a frame with `room` bytes for records before its header, or says what is
     /// lacking for it.
     fn try_reserve(
@@ -546,17 +310,6 @@ impl Shared {
         lent.exclusive = true;
         state.reserved = Some(thread::current().id());
         Ok(Ok(lent))
-    }
-
-    /// Whether there is a reader; one that has closed may come back (`confirm_closed`).
-    fn has_reader(&self) -> Result<()> {
-        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        let pid = oieb.word(offset::READER_PID).load(Ordering::Acquire);
-        self.there()?;
-        match pid {
-            0 => Err(Error::ReaderClosed { name: self.name() }),
-            _ => Ok(()),
-        }
     }
 
     /// The site of a slot for a frame, or what is lacking for it.
@@ -714,45 +467,6 @@ impl Shared {
         })
     }
 
-    fn check_reader(&self) -> Result<()> {
-        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        let word = oieb.word(offset::READER_PID);
-        let pid = word.load(Ordering::Acquire);
-        let hints = Hints {
-            holds_lock: self.abilities.holds_lock(),
-            progress: oieb.get(offset::PAYLOAD_READ_COUNT),
-            lock_file: Some(&self.names.lock),
-        };
-        let dead = pid != 0 && self.reader.is_dead(&self.segment, pid, hints);
-        let now = word.load(Ordering::Acquire);
-        if now == 0 || !self.segment.file().is_linked() {
-            Err(self.reader_gone())
-        } else if dead {
-            Err(Error::ReaderDead {
-                name: self.name(),
-                pid,
-            })
-        } else {
-            self.there()
-        }
-    }
-
-    /// A reader that wants to close may find that we have just come, and stay
-    /// (`Reader::close_if_unused`): only one whose buffer is also gone has closed.
-    fn confirm_closed(&self) -> Result<()> {
-        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
-        for _ in 0..CLOSED_TRIES {
-            if oieb.word(offset::READER_PID).load(Ordering::Acquire) != 0 {
-                return Ok(());
-            }
-            if !self.segment.file().is_linked() {
-                break;
-            }
-            thread::sleep(CLOSED_INTERVAL);
-        }
-        Err(self.reader_gone())
-    }
-
     /// Publishes a slot; `None` if one behind it was published before it.
     fn publish(&self, slot: SlotId, len: u64) -> Result<Option<u64>> {
         let mut state = self.state();
@@ -848,153 +562,5 @@ impl Shared {
         }
         // After the pid, so that a free lock under our pid means that we died.
         let _ = self.segment.file().unlock_byte(WRITER_LOCK);
-    }
-}
-
-/// Room in the ring for one frame, lent by [`Writer::reserve`] or [`Writer::reserve_ahead`].
-#[derive(Debug)]
-#[must_use = "a frame that is not committed is not sent"]
-pub struct Reservation {
-    /// `None` once committed.
-    place: Option<Place>,
-    /// `None` once published.
-    slot: Option<SlotId>,
-    /// Whether others have to wait until it is published or dropped.
-    exclusive: bool,
-    shared: Arc<Shared>,
-}
-
-impl Reservation {
-    /// Publishes the frame and returns its sequence number.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] when the writer was closed meanwhile; [`Error::OutOfOrder`].
-    pub fn commit(mut self) -> Result<u64> {
-        let len = self.len() as u64;
-        let slot = self.slot.take();
-        // The slice ends before the reader may see the bytes.
-        drop(self.place.take());
-        self.publish_slot(slot, len)
-    }
-
-    /// Publishes the frame and returns its sequence number. If it was lent ahead it keeps the room:
-    /// its bytes stay as they are for as long as this lives, and must not be changed any more.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] when the writer was closed meanwhile; [`Error::OutOfOrder`] when a frame
-    /// reserved after this one has been published, or has a place before this one: it has to be
-    /// copied to a place behind that.
-    pub fn publish(&mut self) -> Result<u64> {
-        let len = self.len() as u64;
-        let slot = self.slot.take();
-        if self.exclusive {
-            // Room that is kept can only be left out by a reader that follows skips.
-            drop(self.place.take());
-        }
-        self.publish_slot(slot, len)
-    }
-
-    fn publish_slot(&self, slot: Option<SlotId>, len: u64) -> Result<u64> {
-        let published = slot.map_or(Ok(None), |slot| self.shared.publish(slot, len));
-        if self.exclusive {
-            self.shared.unreserve(&mut self.shared.state());
-        }
-        published?.ok_or(Error::OutOfOrder)
-    }
-
-    /// Whether it was lent by this writer, and not yet published.
-    pub fn is_pending_for(&self, writer: &Writer) -> bool {
-        self.slot.is_some() && Arc::ptr_eq(&self.shared, &writer.shared)
-    }
-}
-
-impl Deref for Reservation {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.place.as_deref().unwrap_or_default()
-    }
-}
-
-impl DerefMut for Reservation {
-    /// Nothing once it is published: the reader looks at the bytes.
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match (&mut self.place, self.slot) {
-            (Some(place), Some(_)) => place,
-            _ => &mut [],
-        }
-    }
-}
-
-impl AsMut<[u8]> for Reservation {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        drop(self.place.take());
-        if let Some(slot) = self.slot.take() {
-            let mut state = self.shared.state();
-            state.slots.cancel(slot);
-            if self.exclusive {
-                self.shared.unreserve(&mut state);
-            }
-        }
-    }
-}
-
-/// Room for the metadata, lent by [`Writer::reserve_metadata`].
-#[derive(Debug)]
-#[must_use = "metadata that is not committed is not sent"]
-pub struct MetadataReservation {
-    place: Place,
-    shared: Arc<Shared>,
-}
-
-impl MetadataReservation {
-    /// Publishes the metadata.
-    ///
-    /// # Errors
-    /// [`Error::MetadataAlreadyWritten`], [`Error::Closed`].
-    pub fn commit(self) -> Result<()> {
-        let MetadataReservation { place, shared } = self;
-        let len = place.len() as u64;
-        drop(place);
-        let mut state = shared.state();
-        shared.open(&state)?;
-        if state.metadata_written {
-            return Err(shared.metadata_written());
-        }
-        if state.sequence != FIRST_SEQUENCE {
-            return Err(Error::MetadataTooLate {
-                name: shared.name(),
-            });
-        }
-        let oieb = shared.oieb().ok_or_else(|| shared.names.not_found())?;
-        if !shared.segment.store(OIEB_SIZE as usize, &len.to_le_bytes()) {
-            return Err(shared.names.corrupt("there is no room for metadata"));
-        }
-        let written = METADATA_PREFIX_SIZE + len;
-        oieb.set(offset::METADATA_FREE_BYTES, shared.sizes.metadata - written);
-        // With the `look` in `Reader::metadata`.
-        handoff::announce(oieb.word(offset::METADATA_WRITTEN_BYTES), written);
-        state.metadata_written = true;
-        shared.there()
-    }
-}
-
-impl Deref for MetadataReservation {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.place
-    }
-}
-
-impl DerefMut for MetadataReservation {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.place
     }
 }

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use super::{Error, Lack, Reservation, Result, Shared, State, Wait, Writer};
 use crate::protocol::extension;
 use crate::protocol::extension::records::Records;
-use crate::protocol::handoff;
-use crate::protocol::layout::{FRAME_HEADER_SIZE, offset};
+use crate::protocol::layout::FRAME_HEADER_SIZE;
 use crate::protocol::ring::{self, BLOCK, MESSAGE};
 use crate::protocol::slots::Lead;
 
@@ -203,23 +202,6 @@ impl Writer {
 }
 
 impl Shared {
-    /// Why there is no reader any more.
-    pub(super) fn reader_gone(&self) -> Error {
-        if let Err(gone) = self.there() {
-            return gone;
-        }
-        let name = self.name();
-        let pid = self.oieb().map(|oieb| oieb.word(offset::READER_PID));
-        let replaced = extension::replaced(&self.segment, &self.sizes);
-        match (pid, replaced) {
-            (Some(pid), Some(replaced)) if handoff::is_retired(pid, replaced) => {
-                self.leaving.store(true, Ordering::Relaxed);
-                Error::ReaderReplaced { name }
-            }
-            _ => Error::ReaderClosed { name },
-        }
-    }
-
     /// Bytes in front of a place that is lent ahead.
     pub(super) fn room(&self, state: &State) -> u64 {
         if self.abilities.reads_records() {

@@ -1,0 +1,125 @@
+//! The reader, as its writer sees it.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Error, Result, Shared, Writer};
+use crate::protocol::extension;
+use crate::protocol::handoff;
+use crate::protocol::layout::offset;
+use crate::protocol::liveness::Hints;
+
+/// How often a writer that finds room makes sure that its reader is alive.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often, and how far apart, a reader that seems to have closed is looked at again.
+const CLOSED_TRIES: u32 = 20;
+const CLOSED_INTERVAL: Duration = Duration::from_millis(1);
+
+impl Writer {
+    /// Makes sure that the reader is there, and now and then (every 50 ms) that it is alive: for
+    /// writers that only publish what was lent ahead.
+    ///
+    /// # Errors
+    /// [`Error::ReaderClosed`], [`Error::ReaderDead`].
+    pub fn look_at_reader(&self) -> Result<()> {
+        let mut state = self.shared.state();
+        if self.reader_pid() != 0 && state.looked.elapsed() <= LOOK_INTERVAL {
+            return Ok(());
+        }
+        state.looked = Instant::now();
+        drop(state);
+        self.check_reader()
+    }
+
+    /// As [`Writer::look_at_reader`], but looks now.
+    ///
+    /// # Errors
+    /// [`Error::ReaderClosed`], [`Error::ReaderDead`], [`Error::ReaderReplaced`].
+    pub fn check_reader(&self) -> Result<()> {
+        self.shared.confirm_closed()?;
+        self.shared.check_reader()
+    }
+
+    /// Whether the reader is there, and alive.
+    pub fn is_reader_connected(&self) -> bool {
+        self.shared.check_reader().is_ok()
+    }
+
+    /// The reader's process id, in its own pid namespace; 0 when it has closed.
+    pub fn reader_pid(&self) -> u64 {
+        self.shared
+            .oieb()
+            .map_or(0, |oieb| oieb.get(offset::READER_PID))
+    }
+}
+
+impl Shared {
+    /// Whether there is a reader; one that has closed may come back (`confirm_closed`).
+    pub(super) fn has_reader(&self) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        let pid = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+        self.there()?;
+        match pid {
+            0 => Err(Error::ReaderClosed { name: self.name() }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_reader(&self) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        let word = oieb.word(offset::READER_PID);
+        let pid = word.load(Ordering::Acquire);
+        let hints = Hints {
+            holds_lock: self.abilities.holds_lock(),
+            progress: oieb.get(offset::PAYLOAD_READ_COUNT),
+            lock_file: Some(&self.names.lock),
+        };
+        let dead = pid != 0 && self.reader.is_dead(&self.segment, pid, hints);
+        let now = word.load(Ordering::Acquire);
+        if now == 0 || !self.segment.file().is_linked() {
+            Err(self.reader_gone())
+        } else if dead {
+            Err(Error::ReaderDead {
+                name: self.name(),
+                pid,
+            })
+        } else {
+            self.there()
+        }
+    }
+
+    /// A reader that wants to close may find that we have just come, and stay
+    /// (`Reader::close_if_unused`): only one whose buffer is also gone has closed.
+    pub(super) fn confirm_closed(&self) -> Result<()> {
+        let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        for _ in 0..CLOSED_TRIES {
+            if oieb.word(offset::READER_PID).load(Ordering::Acquire) != 0 {
+                return Ok(());
+            }
+            if !self.segment.file().is_linked() {
+                break;
+            }
+            thread::sleep(CLOSED_INTERVAL);
+        }
+        Err(self.reader_gone())
+    }
+
+    /// Why there is no reader any more.
+    fn reader_gone(&self) -> Error {
+        if let Err(gone) = self.there() {
+            return gone;
+        }
+        let name = self.name();
+        let pid = self.oieb().map(|oieb| oieb.word(offset::READER_PID));
+        let replaced = extension::replaced(&self.segment, &self.sizes);
+        match (pid, replaced) {
+            (Some(pid), Some(replaced)) if handoff::is_retired(pid, replaced) => {
+                self.leaving.store(true, Ordering::Relaxed);
+                Error::ReaderReplaced { name }
+            }
+            _ => Error::ReaderClosed { name },
+        }
+    }
+}
