@@ -39,12 +39,24 @@ const TRIES: usize = 100;
 pub struct Owned {
     names: Names,
     segment: Arc<Segment>,
+    /// What takes the segment's place when all its room is reserved, which was interrupted.
+    next: Option<ShmFile>,
     /// Dropped, and by that removed, last: until then the name is ours.
     lock: Option<LockFile>,
 }
 
+impl Owned {
+    /// No other segment is to take the place of this one.
+    pub fn stay(&mut self) {
+        if let Some(file) = self.next.take() {
+            remove(&self.names.successors(), &file);
+        }
+    }
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
+        self.stay();
         if self.segment.file().is_linked() {
             remove(&self.names, self.segment.file());
         // Somebody removed the segment by hand. With the lock file, and a file in the segment's
@@ -89,16 +101,20 @@ pub fn create(names: &Names, sizes: Sizes, config: &BufferConfig) -> Result<Crea
         // file still tells our own readers apart.
         Err(LockError::Unavailable(err)) => (None, Some(Arc::new(err))),
     };
-    let file = claim(names, lock.as_ref())?;
+    let mut file = claim(names, lock.as_ref())?;
     // What a reader left that died while it made its buffer anew.
     unlink_all(&names.successors());
-    let filled = fill(names, sizes, config, file, &|| true)?;
+    if let Err(err) = reserve(names, &sizes, &mut file, &|| true) {
+        remove(names, &file);
+        return Err(err);
+    }
+    let filled = fill(names, &sizes, config, file)?;
     Ok(filled.created(names, lock, lock_problem))
 }
 
 /// Makes the buffer anew under the same name, which is ours all the while: the new objects are made
 /// under names of their own and then moved to those of the old. `asked` is the request that this
-/// answers.
+/// answers. Interrupted, it goes on the next time where it was.
 pub fn replace(
     old: &mut Owned,
     old_sizes: &Sizes,
@@ -109,13 +125,31 @@ pub fn replace(
 ) -> Result<Created> {
     let names = old.names.clone();
     let next = names.successors();
-    unlink_all(&next);
-    let file = ShmFile::create_new(&next.segment)
-        .map_err(|err| names.os("creating the shared memory", err))?;
-    if !own(&next, &file)? {
-        return Err(names.taken(0, ""));
+    // Of a smaller one less is to be reserved.
+    let total = total(&sizes)?;
+    let begun = |file: &mut ShmFile| file.is_linked() && file.reserved() <= total;
+    let mut file = match old.next.take_if(begun) {
+        Some(file) => file,
+        None => {
+            old.stay();
+            unlink_all(&next);
+            let file = ShmFile::create_new(&next.segment)
+                .map_err(|err| names.os("creating the shared memory", err))?;
+            if !own(&next, &file)? {
+                return Err(names.taken(0, ""));
+            }
+            file
+        }
+    };
+    if let Err(err) = reserve(&next, &sizes, &mut file, go_on) {
+        if matches!(err, Error::Interrupted) && file.reserved() > 0 {
+            old.next = Some(file);
+        } else {
+            remove(&next, &file);
+        }
+        return Err(err);
     }
-    let filled = fill(&next, sizes, config, file, go_on)?;
+    let filled = fill(&next, &sizes, config, file)?;
     extension::note_answer(&filled.segment, &sizes, asked);
     let moved = move_over(old, old_sizes, &names, &next);
     if let Err(err) = moved {
@@ -207,6 +241,7 @@ impl Filled {
             owned: Owned {
                 names: names.clone(),
                 segment: self.segment.clone(),
+                next: None,
                 lock,
             },
             segment: self.segment,
@@ -218,31 +253,43 @@ impl Filled {
     }
 }
 
-/// Fills a new file: room, semaphores, hello, OIEB; the word by which attachers know it last.
-fn fill(
+/// There is no room for so many bytes, those of the file included.
+fn no_space(names: &Names, file: &ShmFile, needed: u64) -> Error {
+    Error::NoSpace {
+        name: names.name.clone(),
+        needed,
+        available: (file.room()).map(|room| room.saturating_add(file.reserved())),
+    }
+}
+
+fn total(sizes: &Sizes) -> Result<u64> {
+    sizes.total().ok_or_else(|| Error::InvalidConfig {
+        why: "the sizes are larger than any address space".into(),
+    })
+}
+
+/// Reserves the room of a buffer in a new file.
+fn reserve(
     names: &Names,
-    sizes: Sizes,
-    config: &BufferConfig,
-    file: ShmFile,
+    sizes: &Sizes,
+    file: &mut ShmFile,
     go_on: &dyn Fn() -> bool,
-) -> Result<Filled> {
+) -> Result<()> {
+    let total = total(sizes)?;
+    file.reserve(total, go_on)
+        .map_err(|err| match err.raw_os_error() {
+            Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => no_space(names, file, total),
+            Some(libc::EINTR) => Error::Interrupted,
+            _ => names.os("reserving room in /dev/shm", err),
+        })
+}
+
+/// Fills a file that has its room: semaphores, hello, OIEB; the word by which attachers know it
+/// last.
+fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> Result<Filled> {
     let access = config.access();
     let filled = (|| {
-        let total = sizes.total().ok_or_else(|| Error::InvalidConfig {
-            why: "the sizes are larger than any address space".into(),
-        })?;
-        let available = file.room();
-        let no_space = |needed| Error::NoSpace {
-            name: names.name.clone(),
-            needed,
-            available,
-        };
-        file.reserve(total, go_on)
-            .map_err(|err| match err.raw_os_error() {
-                Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => no_space(total),
-                Some(libc::EINTR) => Error::Interrupted,
-                _ => names.os("reserving room in /dev/shm", err),
-            })?;
+        let total = total(sizes)?;
         file.give(access)
             .map_err(|err| match (err.kind(), access.group) {
                 (io::ErrorKind::PermissionDenied, Some(group)) => Error::InvalidConfig {
@@ -260,7 +307,7 @@ fn fill(
                 // One takes a page.
                 Some(libc::ENOSPC | libc::ENOMEM) => {
                     let page = page_size() as u64;
-                    no_space(total.next_multiple_of(page) + 2 * page)
+                    no_space(names, &file, total.next_multiple_of(page) + 2 * page)
                 }
                 _ => names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE),
             })
@@ -296,7 +343,7 @@ fn fill(
         oieb.set(offset::PAYLOAD_SIZE, sizes.payload);
         oieb.set(offset::PAYLOAD_FREE_BYTES, sizes.payload);
         oieb.set(offset::READER_PID, process::id());
-        extension::greet(&segment, &sizes, config.resizes);
+        extension::greet(&segment, sizes, config.resizes);
         // Release, with the Acquire in `attach::check`: who sees this word sees all of the above.
         oieb.word(offset::OIEB_SIZE_AND_VERSION)
             .store(first_word(), Ordering::Release);

@@ -208,7 +208,7 @@ mod tests {
             std::thread::yield_now();
         }
         let name = format!("zb-unit-maps-{}", id());
-        let file = super::super::shm::ShmFile::create_new(&name).unwrap();
+        let mut file = super::super::shm::ShmFile::create_new(&name).unwrap();
         file.reserve(4096, &|| true).unwrap();
         let meta = fs::metadata(super::super::shm::path(&name)).unwrap();
         let segment = file.map(4096);

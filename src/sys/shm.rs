@@ -39,6 +39,8 @@ pub fn path(name: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct ShmFile {
     file: File,
+    /// Bytes that [`ShmFile::reserve`] has reserved.
+    reserved: u64,
 }
 
 impl ShmFile {
@@ -62,6 +64,7 @@ impl ShmFile {
         )?;
         Ok(ShmFile {
             file: File::from(fd),
+            reserved: 0,
         })
     }
 
@@ -110,31 +113,41 @@ impl ShmFile {
     /// Reserves every page and then sets the size, so that a full `/dev/shm` is an error here
     /// (`ENOSPC`) and not a SIGBUS at the first touch, and who sees a size sees all of it. The kernel
     /// clears the pages, so between steps of some milliseconds it asks whether to go on: `EINTR` if
-    /// not.
-    pub fn reserve(&self, len: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+    /// not, and the next call goes on there.
+    pub fn reserve(&mut self, len: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         if len > most_of_a_file() {
             let what = "a file of this process may not be so large (ulimit -f)";
             return Err(io::Error::other(what));
         }
         let len = i64::try_from(len).map_err(|_| Errno::EFBIG)?;
-        if self.room().is_some_and(|room| room < len.unsigned_abs()) {
+        let missing = len.unsigned_abs().saturating_sub(self.reserved);
+        if self.room().is_some_and(|room| room < missing) {
             return Err(Errno::ENOSPC.into());
         }
-        let mut done = 0;
-        while done < len {
+        while let done = self.reserved.cast_signed()
+            && done < len
+        {
             if !go_on() {
                 return Err(Errno::EINTR.into());
             }
             let step = RESERVE_STEP.min(len - done);
             match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, done, step) {
-                Ok(()) => done += step,
+                Ok(()) => self.reserved += step.unsigned_abs(),
                 Err(Errno::EINTR) => {}
                 // No tmpfs: the C library writes to every page.
-                Err(Errno::EOPNOTSUPP) => return Ok(posix_fallocate(self.file.as_fd(), 0, len)?),
+                Err(Errno::EOPNOTSUPP) => {
+                    posix_fallocate(self.file.as_fd(), 0, len)?;
+                    self.reserved = len.unsigned_abs();
+                }
                 Err(err) => return Err(err.into()),
             }
         }
         self.file.set_len(len.unsigned_abs())
+    }
+
+    /// Bytes that were reserved until now.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
     }
 
     /// Bytes free in the file system of this object.
@@ -367,6 +380,7 @@ impl Segment {
     pub fn again(&self) -> io::Result<Segment> {
         let file = ShmFile {
             file: self.file.file.try_clone()?,
+            reserved: self.file.reserved,
         };
         file.map(self.len())
     }
@@ -423,11 +437,13 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn segment(tag: &str) -> Arc<Segment> {
         let name = format!("zb-unit-shm-{}-{tag}", std::process::id());
-        let file = ShmFile::create_new(&name).unwrap();
+        let mut file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
         file.reserve(4096, &|| true).unwrap();
         Arc::new(file.map(4096).unwrap())
@@ -460,7 +476,7 @@ mod tests {
     #[test]
     fn what_is_lent_can_be_kept_when_the_memory_goes_on() {
         let name = format!("zb-unit-keep-{}", std::process::id());
-        let file = ShmFile::create_new(&name).unwrap();
+        let mut file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
         file.reserve(20_000, &|| true).unwrap();
         let segment = Arc::new(file.map(20_000).unwrap());
@@ -487,17 +503,26 @@ mod tests {
     #[test]
     fn an_object_has_no_size_before_all_of_it_is_there() {
         let name = format!("zb-unit-grows-{}", std::process::id());
-        let file = ShmFile::create_new(&name).unwrap();
+        let mut file = ShmFile::create_new(&name).unwrap();
+        let seen = ShmFile::open(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
         let len = 2 * RESERVE_STEP.unsigned_abs() + 100;
-        let steps = AtomicU64::new(0);
-        let look = || {
-            assert_eq!(file.len().unwrap(), 0);
-            steps.fetch_add(1, Ordering::Relaxed);
-            true
+        let step = RESERVE_STEP.unsigned_abs();
+        let for_steps = |steps: u64| {
+            let left = Cell::new(steps);
+            let seen = &seen;
+            move || {
+                assert_eq!(seen.len().unwrap(), 0);
+                left.replace(left.get().saturating_sub(1)) > 0
+            }
         };
-        file.reserve(len, &look).unwrap();
-        assert_eq!(steps.into_inner(), 3);
+        for (steps, reserved) in [(0, 0), (1, step), (1, 2 * step), (0, 2 * step)] {
+            let interrupted = file.reserve(len, &for_steps(steps)).unwrap_err();
+            assert_eq!(interrupted.raw_os_error(), Some(libc::EINTR));
+            assert_eq!(file.reserved(), reserved);
+        }
+        // What was reserved is not reserved again.
+        file.reserve(len, &for_steps(1)).unwrap();
         let metadata = file.file.metadata().unwrap();
         assert_eq!(metadata.len(), len);
         assert!(metadata.blocks() * 512 >= len);
@@ -506,7 +531,7 @@ mod tests {
     #[test]
     fn a_short_object_is_not_mapped() {
         let name = format!("zb-unit-short-{}", std::process::id());
-        let file = ShmFile::create_new(&name).unwrap();
+        let mut file = ShmFile::create_new(&name).unwrap();
         ShmFile::unlink(&name).unwrap();
         file.reserve(100, &|| true).unwrap();
         assert!(file.map(101).is_err());

@@ -447,7 +447,7 @@ mod tests {
 
     fn object_of(tag: &str, size: usize) -> (Arc<Segment>, Arc<Windows>) {
         let name = format!("zb-unit-window-{tag}-{}", std::process::id());
-        let file = ShmFile::create_new(&name).unwrap();
+        let mut file = ShmFile::create_new(&name).unwrap();
         file.reserve(size as u64, &|| true).unwrap();
         let peer = ShmFile::open(&name).unwrap();
         ShmFile::unlink(&name).unwrap();

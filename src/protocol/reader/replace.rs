@@ -32,7 +32,9 @@ impl Reader {
     /// As [`Reader::replace`]; a large ring takes its time, since the kernel clears all of it.
     ///
     /// # Errors
-    /// As [`Reader::replace`]; [`Error::Interrupted`] when `interrupt` is set.
+    /// As [`Reader::replace`]; [`Error::Interrupted`] when `interrupt` is set. What has room in
+    /// `/dev/shm` by then keeps it, until this is called again, which goes on there, or
+    /// [`Reader::keep_size`], or the end.
     pub fn replace_interrupted_by(
         &self,
         config: &BufferConfig,
@@ -99,6 +101,9 @@ impl Reader {
     pub fn keep_size(&self) {
         let asked = self.shared.asked.load(Ordering::Relaxed);
         extension::note_answer(&self.shared.segment, &self.shared.sizes, asked);
+        if let Some(owned) = self.shared.owned().as_mut() {
+            owned.stay();
+        }
     }
 
     /// When the writer has closed: whether that was the end of its stream. One that leaves a buffer
@@ -106,5 +111,75 @@ impl Reader {
     /// implementation, which does not tell.
     pub fn is_stream_ended(&self) -> bool {
         extension::is_ended(&self.shared.segment, &self.shared.sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::protocol::Writer;
+    use crate::testing::unique_name;
+
+    /// Interrupted after so many steps of the reservation.
+    fn replace(reader: &Reader, size: u64, steps: u32) -> Result<Reader> {
+        let left = Cell::new(steps);
+        let config = BufferConfig::new(64, size);
+        reader.replace_while(&config, &|| left.replace(left.get().saturating_sub(1)) > 0)
+    }
+
+    /// Bytes of what is to take the place of the buffer.
+    fn begun(reader: &Reader) -> Option<u64> {
+        let path = format!("/dev/shm/sem.sem-n-{}", reader.name());
+        fs::metadata(path).ok().map(|file| file.blocks() * 512)
+    }
+
+    const STEP: u64 = 16 << 20;
+
+    #[test]
+    fn to_make_it_anew_goes_on_where_it_was_interrupted() {
+        let name = unique_name("interrupted");
+        let reader = Reader::create(&name, &BufferConfig::new(64, 1024)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        let size = 2 * STEP + 4096;
+        for steps in [0, 1, 0, 1] {
+            let before = begun(&reader).unwrap_or(0);
+            let made = replace(&reader, size, steps);
+            assert!(matches!(made, Err(Error::Interrupted)), "{made:?}");
+            let reserved = begun(&reader).unwrap_or(0);
+            assert_eq!(reserved, before + u64::from(steps) * STEP);
+            writer.write_frame(b"meanwhile").unwrap();
+            assert_eq!(&*reader.read_frame(Wait::no()).unwrap(), b"meanwhile");
+        }
+        let new = replace(&reader, size, 1).unwrap();
+        assert_eq!((new.payload_size(), begun(&reader)), (size, None));
+        let writer = Writer::attach(&name).unwrap();
+        writer.write_frame(b"frame").unwrap();
+        assert_eq!(&*new.read_frame(Wait::no()).unwrap(), b"frame");
+    }
+
+    #[test]
+    fn what_was_begun_and_is_not_wanted_goes() {
+        let name = unique_name("not-wanted");
+        let reader = Reader::create(&name, &BufferConfig::new(64, 1024)).unwrap();
+        let begin = || {
+            assert!(replace(&reader, 3 * STEP, 2).is_err());
+            assert_eq!(begun(&reader), Some(2 * STEP));
+        };
+        begin();
+        reader.keep_size();
+        assert_eq!(begun(&reader), None);
+        begin();
+        // Somebody removed it by hand.
+        fs::remove_file(format!("/dev/shm/sem.sem-n-{name}")).unwrap();
+        begin();
+        // A smaller one is begun anew.
+        assert!(replace(&reader, STEP + 4096, 1).is_err());
+        assert_eq!(begun(&reader), Some(STEP));
+        reader.close();
+        assert_eq!(begun(&reader), None);
     }
 }
