@@ -5,7 +5,11 @@ use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_base as gst_base;
 
+mod frames;
 mod imp;
+mod ring;
+mod settings;
+mod stream;
 mod unsent;
 
 /// What happens when the writer has gone and all its frames are out.
