@@ -10,25 +10,6 @@ use super::support::{LONG, Name, pattern};
 use super::support_gst::Pipeline;
 use super::{all, caps, sender};
 
-/// What comes to the sink behind a source, in order: frames by their size.
-fn arrivals(receiver: &Pipeline) -> Arc<Mutex<Vec<String>>> {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let notes = seen.clone();
-    let pad = receiver.element("out").static_pad("sink").unwrap();
-    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
-    pad.add_probe(kinds, move |_, info| {
-        let note = match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => format!("frame {}", buffer.size()),
-            Some(gst::PadProbeData::Event(event)) => text(event),
-            other => format!("{other:?}"),
-        };
-        notes.lock().unwrap().push(note);
-        gst::PadProbeReturn::Ok
-    })
-    .unwrap();
-    seen
-}
-
 fn text(event: &gst::EventRef) -> String {
     match event.view() {
         gst::EventView::Tag(tag) => format!("tags {}", tag.tag()),
@@ -41,14 +22,74 @@ fn text(event: &gst::EventRef) -> String {
     }
 }
 
-/// A paused receiver: its ring is there, and nobody reads.
-fn paused(name: &str, more: &str) -> Pipeline {
-    let receiver = Pipeline::new(&format!(
-        "zerobuffersrc name=src buffer-name={name} timestamps=pts {more} \
-         ! appsink name=out sync=false"
-    ));
-    receiver.set_state(gst::State::Paused);
-    receiver
+/// A receiver, and what comes to its sink, in order: frames by their size.
+struct Receiver {
+    pipeline: Pipeline,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Receiver {
+    /// One whose ring is there, and nobody reads.
+    fn paused(name: &str, more: &str) -> Self {
+        let pipeline = Pipeline::new(&format!(
+            "zerobuffersrc name=src buffer-name={name} timestamps=pts {more} \
+             ! appsink name=out sync=false"
+        ));
+        pipeline.set_state(gst::State::Paused);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let notes = seen.clone();
+        let pad = pipeline.element("out").static_pad("sink").unwrap();
+        let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+        pad.add_probe(kinds, move |_, info| {
+            let note = match &info.data {
+                Some(gst::PadProbeData::Buffer(buffer)) => format!("frame {}", buffer.size()),
+                Some(gst::PadProbeData::Event(event)) => text(event),
+                other => format!("{other:?}"),
+            };
+            notes.lock().unwrap().push(note);
+            gst::PadProbeReturn::Ok
+        })
+        .unwrap();
+        Receiver { pipeline, seen }
+    }
+
+    fn playing(name: &str) -> Self {
+        let receiver = Self::paused(name, "");
+        receiver.play();
+        receiver
+    }
+
+    fn play(&self) {
+        self.pipeline.set_state(gst::State::Playing);
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// The stream has ended, and this is all that was sent.
+    #[track_caller]
+    fn assert_got(&self, sender: &Pipeline, sent: &[String]) {
+        all(&self.pipeline);
+        sender.end();
+        assert_order(&self.seen(), sent);
+    }
+}
+
+/// A sender that plays before there is a receiver.
+fn early_sender(name: &str) -> Pipeline {
+    Pipeline::play(&format!(
+        "appsrc name=in format=time caps=application/x-test \
+         ! zerobuffersink name=sink sync=false async=false buffer-name={name}"
+    ))
+}
+
+/// Until it has got the frame behind the tags, and waits.
+fn until_it_waits(sender: &Pipeline) {
+    let pad = sender.element("sink").static_pad("sink").unwrap();
+    while pad.sticky_event::<gst::event::Tag>(0).is_none() {
+        std::thread::yield_now();
+    }
 }
 
 fn custom(number: i32) -> gst::Event {
@@ -183,23 +224,17 @@ fn records_of_events_are_what_the_protocol_says() {
 #[test]
 fn events_come_in_order_with_frames() {
     let name = Name::new("order");
-    let receiver = paused(&name, "");
-    let seen = arrivals(&receiver);
-    receiver.set_state(gst::State::Playing);
+    let receiver = Receiver::playing(&name);
     let sender = sender(&name, &caps("application/x-test"));
     let sent = send(&sender, &some_of_each());
     sender.appsrc("in").end_of_stream().unwrap();
-    all(&receiver);
-    sender.end();
-    assert_order(&seen.lock().unwrap(), &sent);
+    receiver.assert_got(&sender, &sent);
 }
 
 #[test]
 fn the_latency_tracer_s_events_stay_in_their_process() {
     let name = Name::new("probes");
-    let receiver = paused(&name, "");
-    let seen = arrivals(&receiver);
-    receiver.set_state(gst::State::Playing);
+    let receiver = Receiver::playing(&name);
     let sender = sender(&name, &caps("application/x-test"));
     let probe = |name: &str| {
         let structure = gst::Structure::builder(name).field("ts", 7u64).build();
@@ -213,16 +248,13 @@ fn the_latency_tracer_s_events_stay_in_their_process() {
     );
     sent.extend(send(&sender, &[Sent::Frame(2), Sent::Event(custom(2))]));
     sender.appsrc("in").end_of_stream().unwrap();
-    all(&receiver);
-    sender.end();
-    assert_order(&seen.lock().unwrap(), &sent);
+    receiver.assert_got(&sender, &sent);
 }
 
 #[test]
 fn events_wait_for_room_with_the_frames() {
     let name = Name::new("full");
-    let receiver = paused(&name, "payload-size=1024");
-    let seen = arrivals(&receiver);
+    let receiver = Receiver::paused(&name, "payload-size=1024");
     let sender = sender(&name, &caps("application/x-test"));
     let mut items: Vec<_> = (0..3).map(|_| Sent::Frame(200)).collect();
     items.extend(some_of_each());
@@ -233,20 +265,14 @@ fn events_wait_for_room_with_the_frames() {
         sender.no_error();
         std::thread::yield_now();
     }
-    receiver.set_state(gst::State::Playing);
-    all(&receiver);
-    sender.end();
-    assert_order(&seen.lock().unwrap(), &sent);
+    receiver.play();
+    receiver.assert_got(&sender, &sent);
 }
 
 #[test]
 fn events_that_came_before_the_reader_are_told() {
     let name = Name::new("before");
-    let sender = Pipeline::new(&format!(
-        "appsrc name=in format=time caps=application/x-test \
-         ! zerobuffersink name=sink sync=false async=false buffer-name={}",
-        &*name
-    ));
+    let sender = early_sender(&name);
     // What is sticky comes first, and of each kind once.
     let items = [
         Sent::Event(tag("before")),
@@ -258,31 +284,17 @@ fn events_that_came_before_the_reader_are_told() {
         Sent::Event(custom(3)),
         Sent::Frame(6),
     ];
-    sender.set_state(gst::State::Playing);
     let sent = send(&sender, &items);
     sender.appsrc("in").end_of_stream().unwrap();
-    // It has got the frame, and waits.
-    let pad = sender.element("sink").static_pad("sink").unwrap();
-    while pad.sticky_event::<gst::event::Tag>(0).is_none() {
-        std::thread::yield_now();
-    }
-    let receiver = paused(&name, "");
-    let seen = arrivals(&receiver);
-    receiver.set_state(gst::State::Playing);
-    all(&receiver);
-    sender.end();
-    assert_order(&seen.lock().unwrap(), &sent);
+    until_it_waits(&sender);
+    let receiver = Receiver::playing(&name);
+    receiver.assert_got(&sender, &sent);
 }
 
 #[test]
 fn so_many_events_wait_for_a_reader_and_no_more() {
     let name = Name::new("many");
-    let sender = Pipeline::new(&format!(
-        "appsrc name=in format=time caps=application/x-test \
-         ! zerobuffersink name=sink sync=false async=false buffer-name={}",
-        &*name
-    ));
-    sender.set_state(gst::State::Playing);
+    let sender = early_sender(&name);
     // Ten times what may wait, then one that would not be missed if it were the first.
     let long = |number: i32| {
         let structure = gst::Structure::builder("long")
@@ -295,16 +307,11 @@ fn so_many_events_wait_for_a_reader_and_no_more() {
     items.push(Sent::Frame(5));
     let sent = send(&sender, &items);
     sender.appsrc("in").end_of_stream().unwrap();
-    let pad = sender.element("sink").static_pad("sink").unwrap();
-    while pad.sticky_event::<gst::event::Tag>(0).is_none() {
-        std::thread::yield_now();
-    }
-    let receiver = paused(&name, "");
-    let seen = arrivals(&receiver);
-    receiver.set_state(gst::State::Playing);
-    assert_eq!(all(&receiver).len(), 1);
+    until_it_waits(&sender);
+    let receiver = Receiver::playing(&name);
+    assert_eq!(all(&receiver.pipeline).len(), 1);
     sender.end();
-    let seen = seen.lock().unwrap();
+    let seen = receiver.seen();
     let got: Vec<_> = (seen.iter())
         .filter(|note| note.starts_with("custom"))
         .collect();
@@ -318,9 +325,7 @@ fn so_many_events_wait_for_a_reader_and_no_more() {
 #[test]
 fn events_pass_a_ring_that_is_made_anew_once_and_in_order() {
     let name = Name::new("anew");
-    let receiver = paused(&name, "");
-    let seen = arrivals(&receiver);
-    receiver.set_state(gst::State::Playing);
+    let receiver = Receiver::playing(&name);
     let sender = sender(&name, &caps("application/x-test"));
     let items = [
         Sent::Event(tag("once")),
@@ -335,9 +340,7 @@ fn events_pass_a_ring_that_is_made_anew_once_and_in_order() {
     ];
     let sent = send(&sender, &items);
     sender.appsrc("in").end_of_stream().unwrap();
-    all(&receiver);
-    sender.end();
-    assert_order(&seen.lock().unwrap(), &sent);
+    receiver.assert_got(&sender, &sent);
 }
 
 #[test]
@@ -346,9 +349,7 @@ fn a_sticky_event_is_told_to_each_new_reader() {
     let sender = sender(&name, &caps("application/x-test"));
     let mut last = Vec::new();
     for i in 0..3 {
-        let receiver = paused(&name, "");
-        let seen = arrivals(&receiver);
-        receiver.set_state(gst::State::Playing);
+        let receiver = Receiver::playing(&name);
         if i == 0 {
             send(
                 &sender,
@@ -356,8 +357,8 @@ fn a_sticky_event_is_told_to_each_new_reader() {
             );
         }
         send(&sender, &[Sent::Frame(5)]);
-        receiver.appsink("out").pull_sample().unwrap();
-        last = seen.lock().unwrap().clone();
+        receiver.pipeline.appsink("out").pull_sample().unwrap();
+        last = receiver.seen();
         for due in [text(&tag("the name")), text(&sticky(1))] {
             assert_eq!(
                 last.iter().filter(|note| **note == due).count(),
