@@ -3,6 +3,7 @@
 //! Those that belong to a pipeline (STREAM_START, CAPS, SEGMENT, EOS, flushes) are made anew at the
 //! other end; see `docs/protocol.md`, "Records of the elements".
 
+use gst::prelude::*;
 use gstreamer as gst;
 
 use crate::peer_text;
@@ -54,7 +55,10 @@ pub fn to_record(
             records.push(kind::GAP, &value);
             true
         }
-        gst::EventView::Tag(tag) => text(records, kind::TAGS, &tag.tag().to_string()),
+        gst::EventView::Tag(tag) => {
+            let tags = without_samples(tag.tag());
+            tags.n_tags() > 0 && text(records, kind::TAGS, &tags.to_string())
+        }
         gst::EventView::CustomDownstream(_) => (event.structure())
             .filter(|it| !PROBES.iter().any(|probe| it.name().starts_with(probe)))
             .is_some_and(|structure| text(records, kind::CUSTOM, &structure.to_string())),
@@ -62,6 +66,17 @@ pub fn to_record(
             .is_some_and(|structure| text(records, kind::CUSTOM_STICKY, &structure.to_string())),
         _ => false,
     }
+}
+
+/// The tags that a peer takes: no pictures and other private things (see `peer_text`).
+fn without_samples(tags: &gst::TagListRef) -> gst::TagList {
+    let mut left = tags.to_owned();
+    for (name, _) in tags.iter_generic() {
+        if gst::tags::tag_get_type(name) == gst::Sample::static_type() {
+            left.make_mut().remove_generic(name);
+        }
+    }
+    left
 }
 
 /// Those that are true only once, where they stand.
@@ -106,6 +121,9 @@ pub fn from_records<'a>(
 fn tags(structure: &gst::StructureRef) -> Option<gst::TagList> {
     let mut tags = gst::TagList::new();
     for (name, value) in structure.iter() {
+        if !gst::tags::tag_exists(name) {
+            return None;
+        }
         let list = value.get::<gst::List>();
         let values = match &list {
             Ok(list) => list.as_slice().to_vec(),
@@ -140,7 +158,13 @@ mod tests {
         let mut tags = gst::TagList::new();
         let edit = tags.make_mut();
         edit.add::<gst::tags::Title>(&"a \"name\", = ü", gst::TagMergeMode::Append);
-        let tag = gst::event::Tag::new(tags.clone());
+        // A picture stays here, what else there is goes on.
+        let mut more = tags.clone();
+        let picture = gst::Sample::builder()
+            .buffer(&gst::Buffer::from_slice([1]))
+            .build();
+        (more.make_mut()).add::<gst::tags::Image>(&picture, gst::TagMergeMode::Append);
+        let tag = gst::event::Tag::new(more);
         let [back] = &there_and_back(&tag)[..] else {
             panic!("not one")
         };
@@ -191,6 +215,7 @@ mod tests {
                 records.push(kind, value);
             }
         }
+        records.push(kind::TAGS, b"taglist, no-such-tag=x");
         let events = from_records(&records, |_, pts| pts);
         assert_eq!(events.count(), 0);
     }

@@ -1,6 +1,7 @@
 //! What a peer's texts and records go through in the elements, as functions of bytes: for the fuzz
 //! targets (`fuzz/`) and `tests/hostile.rs`. Not for applications.
 
+use std::cell::RefCell;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
@@ -33,6 +34,11 @@ fn caps() -> &'static [gst::Caps] {
     })
 }
 
+thread_local! {
+    /// What GLib has complained of.
+    static COMPLAINT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
 /// What GLib only complains of is a fault of ours: it was given what it must not be given. But not
 /// where GStreamer's own parser tries names and ranges before it finds that they are none.
 fn judge(domain: Option<&str>, level: glib::LogLevel, message: &str) {
@@ -45,9 +51,15 @@ fn judge(domain: Option<&str>, level: glib::LogLevel, message: &str) {
         "gst_value_",
     ];
     if serious && !parser.iter().any(|begin| message.starts_with(begin)) {
-        eprintln!("{}: {message}", domain.unwrap_or_default());
-        std::process::abort();
+        let complaint = format!("{}: {message}", domain.unwrap_or_default());
+        COMPLAINT.set(Some(complaint));
     }
+}
+
+/// Fails with what GLib has complained of since the last time; not at once, since a panic must not
+/// cross GLib.
+fn expect_no_complaint() {
+    assert_eq!(COMPLAINT.take(), None);
 }
 
 /// Metadata, as the source takes it for caps.
@@ -61,6 +73,7 @@ pub fn metadata(bytes: &[u8]) {
         assert_eq!(stream_info::to_prefix(&again), prefix);
         let _ = stream_info::to_caps(&again);
     }
+    expect_no_complaint();
 }
 
 /// The records of a frame, or of a message, as the source takes them.
@@ -106,4 +119,5 @@ pub fn records(bytes: &[u8]) {
     }
     let time = |monotonic: Option<u64>, pts| monotonic.map_or(pts, gst::ClockTime::from_nseconds);
     drop(events::from_records(&records, time).collect::<Vec<_>>());
+    expect_no_complaint();
 }

@@ -206,6 +206,8 @@ fn a_leaky_source_skips_pictures_and_nothing_else() {
     caps(1);
     // The first waits in the appsink, and the second for it: the source stands still.
     push(0);
+    // Else it would be left out for the second.
+    until(&receiver, "src", "frames", 1);
     push(1);
     until(&receiver, "src", "frames", 2);
     push(2);
