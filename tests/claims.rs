@@ -17,7 +17,9 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{SysconfVar, sysconf};
 use support::raw::{self, Raw, RawSem};
 use support::v1::{V1Reader, V1Writer, place_file};
-use support::{LONG, Name, Running, again, example, listen, role, say, unshare, within};
+use support::{
+    LONG, Name, Running, again, example, listen, role, say, unshare, within, without_lock_folder,
+};
 
 const READER_LOCK: i64 = 0;
 const WRITER_LOCK: i64 = 1;
@@ -285,15 +287,6 @@ fn who_looks_at_a_new_segment_or_takes_it_for_a_leftover_does_not_keep_its_reade
     });
 }
 
-/// This test again where the lock folder cannot be used.
-fn without_lock_folder(command: &Command) -> Running {
-    let script = "mkdir -p -m 1777 /tmp/zerobuffer && \
-                  mount -t tmpfs -o ro tmpfs /tmp/zerobuffer && exec \"$@\"";
-    let mut wrapper = unshare(&["--mount"]);
-    wrapper.extend(["sh", "-c", script, "sh"].map(Into::into));
-    Running::start(&mut within(&wrapper, command))
-}
-
 #[test]
 fn without_a_lock_folder_one_of_many_readers_gets_the_name() {
     const TEST: &str = "without_a_lock_folder_one_of_many_readers_gets_the_name";
@@ -325,7 +318,7 @@ fn without_a_lock_folder_one_of_many_readers_gets_the_name() {
         }
         return;
     }
-    without_lock_folder(&again(TEST, &name))
+    Running::start(&mut without_lock_folder(&again(TEST, &name)))
         .wait()
         .expect_success();
 }
@@ -363,7 +356,7 @@ fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_a
         }
         return;
     }
-    without_lock_folder(&again(TEST, &name))
+    Running::start(&mut without_lock_folder(&again(TEST, &name)))
         .wait()
         .expect_success();
 }

@@ -19,9 +19,11 @@ use nix::sys::signal::Signal;
 use support::raw::{self, RawSem};
 use support::steps::{self, Led, Point, Points};
 use support::v1::{V1Reader, V1Writer};
-use support::{LONG, Name, Running, again, listen, pattern, say};
+use support::{LONG, Name, Running, again, listen, pattern, say, without_lock_folder};
 
 const RING: u64 = 1024;
+/// The role of a test in which no lock files can be made.
+const LOCKLESS: &str = "lockless";
 /// The kind of the records that frames and messages have in these tests.
 const NOTE: u16 = 64;
 /// Some slices of a wait: so often the peer is looked at.
@@ -125,11 +127,20 @@ fn flows(reader: &Reader, writer: &Writer) {
     });
 }
 
+/// The objects of a buffer are there, and no others.
+#[track_caller]
+fn expect_whole(reader: &Reader, name: &Name) {
+    let lock_file = support::role().as_deref() != Some(LOCKLESS);
+    assert_eq!(reader.lock_problem().is_none(), lock_file);
+    let objects = name.objects();
+    assert_eq!(objects.len(), 3 + usize::from(lock_file), "{objects:?}");
+}
+
 /// As [`flows`], with what a reader and a writer that come now make of the name.
 #[track_caller]
 fn begins_anew(name: &Name) {
     let reader = reader(name);
-    assert_eq!(name.objects().len(), 4, "{:?}", name.objects());
+    expect_whole(&reader, name);
     let writer = Writer::attach(name).unwrap();
     flows(&reader, &writer);
     drop(reader);
@@ -930,7 +941,7 @@ impl Reading {
     /// The next reader, while the writer still is that of the one before.
     fn next(self) {
         let reader = reader(&self.name);
-        assert_eq!(self.name.objects().len(), 4, "{:?}", self.name.objects());
+        expect_whole(&reader, &self.name);
         if let Some(old) = &self.writer {
             assert!(!old.is_reader_connected());
             let _ = old.write_frame_wait(b"old", Duration::ZERO);
@@ -1053,7 +1064,7 @@ fn want(name: &str, bytes: u64) {
 
 /// Does it with a reader at every point.
 fn strike_reader(test: &str, read: Read) {
-    if let Some(role) = support::role() {
+    if let Some(role) = support::role().filter(|role| role != LOCKLESS) {
         let (what, name) = role.split_once(' ').unwrap();
         let reads = [read, Read::Close];
         let read = reads.into_iter().find(|read| format!("{read:?}") == what);
@@ -1069,12 +1080,26 @@ fn strike_reader(test: &str, read: Read) {
         drop(end.writer);
         remove_all(&end.name);
     }
+    let lockless = support::role().is_some();
     for (blow, point) in blows(points) {
+        if (lockless, read, blow) == (true, Read::Create, Blow::KillAndNext) {
+            // Each next one waits for a second, and what it finds is what it finds after `Kill`.
+            continue;
+        }
         println!("{read:?} {blow:?} {point:?}");
         let (reading, mut led) = Reading::start(test, read);
         led.lead_to(points, point);
         reading.strike(led, blow);
     }
+}
+
+/// The same where no lock files can be made.
+fn strike_lockless_reader(test: &str, read: Read) {
+    if support::role().is_some() {
+        return strike_reader(test, read);
+    }
+    let mut struck = without_lock_folder(&again(test, LOCKLESS));
+    Running::start(&mut struck).wait().expect_success();
 }
 
 #[test]
@@ -1179,6 +1204,24 @@ fn a_reader_that_copies_frames_out_of_the_ring() {
 #[test]
 fn a_reader_that_makes_its_buffer_anew() {
     strike_reader("a_reader_that_makes_its_buffer_anew", Read::Replace);
+}
+
+#[test]
+fn a_reader_without_a_lock_folder_that_makes_its_buffer() {
+    let test = "a_reader_without_a_lock_folder_that_makes_its_buffer";
+    strike_lockless_reader(test, Read::Create);
+}
+
+#[test]
+fn a_reader_without_a_lock_folder_that_makes_its_buffer_anew() {
+    let test = "a_reader_without_a_lock_folder_that_makes_its_buffer_anew";
+    strike_lockless_reader(test, Read::Replace);
+}
+
+#[test]
+fn a_reader_without_a_lock_folder_that_closes() {
+    let test = "a_reader_without_a_lock_folder_that_closes";
+    strike_lockless_reader(test, Read::Close);
 }
 
 #[test]

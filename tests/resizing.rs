@@ -6,7 +6,6 @@ mod support;
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -16,7 +15,7 @@ use gstzerobuffer::{
 
 use support::raw::{self, RawSem};
 use support::v1::{V1Writer, place_file};
-use support::{LONG, Name, Running, again, pattern, say, unshare, within};
+use support::{LONG, Name, Running, again, pattern, say, without_lock_folder};
 
 fn config(payload: u64) -> BufferConfig {
     BufferConfig::new(1024, payload).with_resizing()
@@ -516,13 +515,8 @@ fn no_other_reader_gets_the_name_while_it_is_made_anew_without_lock_files_either
     if support::role().is_some() {
         return nobody_gets_between(&Name::new("resizing-lockless"));
     }
-    // A folder of lock files in which nobody can make any.
-    let script = "mkdir -p /tmp/zerobuffer && \
-                  mount -t tmpfs -o ro tmpfs /tmp/zerobuffer && exec \"$@\"";
-    let mut wrapper = unshare(&["--mount"]);
-    wrapper.extend(["sh", "-c", script, "sh"].map(String::from));
-    let child: Command = within(&wrapper, &again(TEST, "inside"));
-    Running::start(&mut { child }).wait().expect_success();
+    let mut child = without_lock_folder(&again(TEST, "inside"));
+    Running::start(&mut child).wait().expect_success();
 }
 
 #[test]

@@ -187,6 +187,15 @@ pub fn unshare(flags: &[&str]) -> Vec<String> {
     );
 }
 
+/// `command` where no lock files can be made.
+pub fn without_lock_folder(command: &Command) -> Command {
+    let script = "mkdir -p -m 1777 /tmp/zerobuffer && \
+                  mount -t tmpfs -o ro tmpfs /tmp/zerobuffer && exec \"$@\"";
+    let mut wrapper = unshare(&["--mount"]);
+    wrapper.extend(["sh", "-c", script, "sh"].map(Into::into));
+    within(&wrapper, command)
+}
+
 /// This test program again, run by a user who has no rights here. Only root can ask for that.
 pub struct Nobody {
     folder: tempfile::TempDir,
