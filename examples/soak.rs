@@ -181,9 +181,12 @@ fn used() -> Result<[u64; 4]> {
 /// What is used is no more than `before`; memory may stay with the allocator.
 fn expect_nothing_kept(before: [u64; 4]) -> Result {
     let now = used()?;
-    println!("used {now:?} {before:?}");
-    let kept = (0..3).any(|i| now[i] > before[i]) || now[3] > before[3] + (16 << 10);
-    if kept {
+    let kept: Vec<u64> = (now.iter().zip(before))
+        .map(|(now, before)| now.saturating_sub(before))
+        .collect();
+    let words: Vec<String> = kept.iter().map(u64::to_string).collect();
+    println!("kept {}", words.join(" "));
+    if kept[..3] != [0; 3] || kept[3] > 16 << 10 {
         return Err(format!("kept: {now:?}, and before it began {before:?}").into());
     }
     Ok(())
@@ -423,6 +426,8 @@ struct Done {
     kills: AtomicU64,
     pauses: AtomicU64,
     closes: AtomicU64,
+    /// The most that an end kept that was closed: descriptors, threads, mappings, KiB.
+    kept: [AtomicU64; 4],
     failure: Mutex<Option<String>>,
     over: AtomicBool,
 }
@@ -449,6 +454,14 @@ impl Done {
             get(&self.closes)
         )
     }
+
+    fn text_of_kept(&self) -> String {
+        let [files, threads, mappings, memory] =
+            (self.kept.each_ref()).map(|kept| kept.load(Ordering::Relaxed));
+        format!(
+            "at most {files} descriptors, {threads} threads, {mappings} mappings and {memory} KiB kept"
+        )
+    }
 }
 
 /// One end, as a process.
@@ -471,12 +484,20 @@ impl End {
         let listening = thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(|line| line.ok()) {
                 let mut words = line.split(' ');
-                if words.next() == Some("did") && reads {
-                    let mut number = || words.next().and_then(|word| word.parse().ok());
-                    done.frames
-                        .fetch_add(number().unwrap_or(0), Ordering::Relaxed);
-                    done.bytes
-                        .fetch_add(number().unwrap_or(0), Ordering::Relaxed);
+                let what = words.next();
+                let mut number = || words.next().and_then(|word| word.parse().ok());
+                match what {
+                    Some("did") if reads => {
+                        for count in [&done.frames, &done.bytes] {
+                            count.fetch_add(number().unwrap_or(0), Ordering::Relaxed);
+                        }
+                    }
+                    Some("kept") => {
+                        for most in &done.kept {
+                            most.fetch_max(number().unwrap_or(u64::MAX), Ordering::Relaxed);
+                        }
+                    }
+                    _ => {}
                 }
             }
         });
@@ -640,7 +661,11 @@ fn lead(args: &[&str]) -> Result {
             }
         }
     }
-    println!("soak: seed {seed}: {}, {left} names left", done.text());
+    println!(
+        "soak: seed {seed}: {}, {left} names left, {}",
+        done.text(),
+        done.text_of_kept()
+    );
     let failure = done
         .failure
         .lock()

@@ -25,7 +25,9 @@ fn ends_come_and_go_under_load_and_no_byte_is_wrong() {
     for what in ["frames", "kills", "pauses", "closes"] {
         assert!(count(what) > 0, "no {what}: {last}");
     }
-    assert_eq!(count("names"), 0);
+    for what in ["names", "descriptors", "threads", "mappings"] {
+        assert_eq!(count(what), 0, "{what}: {last}");
+    }
 }
 
 #[test]
