@@ -302,7 +302,8 @@ pub enum Error {
     },
     /// A duplex client has as many requests without an answer as it may have.
     #[error(
-        "{count} requests on duplex channel '{name}' have no answer yet: receive answers before          sending more, or allow more in its configuration"
+        "{count} requests on duplex channel '{name}' have no answer yet: receive answers before \
+         sending more, or allow more in its configuration"
     )]
     TooManyRequests {
         /// The channel.
@@ -312,7 +313,8 @@ pub enum Error {
     },
     /// No answer to this request can come.
     #[error(
-        "request {request} on duplex channel '{name}' waits for no answer: it was received already,          or that request was not sent to this server"
+        "request {request} on duplex channel '{name}' waits for no answer: it was received already, \
+         or that request was not sent to this server"
     )]
     UnknownRequest {
         /// The channel.
@@ -323,7 +325,9 @@ pub enum Error {
     /// A duplex server did not answer each request once. Nothing on the wire ties an answer to its
     /// request, so those that came since both were last known to be in step may be mixed up.
     #[error(
-        "the server of duplex channel '{name}' did not answer each request once: {answers} answers          came to requests {first} to {last}, and which is whose cannot be told; drop them and go          on, or connect again if this comes again at once"
+        "the server of duplex channel '{name}' did not answer each request once: {answers} answers \
+         came to requests {first} to {last}, and which is whose cannot be told; drop them and go \
+         on, or connect again if this comes again at once"
     )]
     OutOfStep {
         /// The channel.
@@ -337,7 +341,8 @@ pub enum Error {
     },
     /// The handler of a duplex server failed.
     #[error(
-        "the handler of duplex channel '{name}' failed at request {request}, which stays without an          answer: {source}"
+        "the handler of duplex channel '{name}' failed at request {request}, which stays without an \
+         answer: {source}"
     )]
     Handler {
         /// The channel.
