@@ -30,6 +30,8 @@ pub use self::attach::{Attached, attach, find_reader};
 pub use self::names::{LOCK_FOLDER, MAX_NAME_LEN, Names, check_name};
 
 const TO_CREATE: &str = "another user has made it: choose another name, or remove it as that user";
+const TO_MAKE: &str = "this user may make no files there: run as one who may, or as root chmod 1777 \
+                       /dev/shm";
 const TO_REMOVE: &str = "remove it as that user";
 /// How often creation and attaching start over when objects change under them.
 const TRIES: usize = 100;
@@ -206,6 +208,10 @@ pub fn remove_leftovers(names: &Names) -> Result<()> {
     let lock = match LockFile::acquire(&names.lock, Access::mode(0o600)) {
         Ok(lock) => Some(lock),
         Err(LockError::Held) => return Err(names.taken(reader_pid(names), "")),
+        // Without it we do not know whether a reader is just about to make the rest.
+        Err(LockError::Unavailable(err)) if fs::symlink_metadata(&names.lock).is_ok() => {
+            return Err(names.opening("locking the lock file", &names.lock, err, TO_REMOVE));
+        }
         Err(LockError::Unavailable(_)) => None,
     };
     let file = claim(names, lock.as_ref())?;
@@ -219,7 +225,10 @@ pub fn remove_leftovers(names: &Names) -> Result<()> {
             return Err(names.opening("removing a semaphore", &path, err, TO_REMOVE));
         }
     }
-    Ok(())
+    match lock.map(LockFile::remove) {
+        Some(Err(err)) => Err(names.opening("removing the lock file", &names.lock, err, TO_REMOVE)),
+        _ => Ok(()),
+    }
 }
 
 /// The objects of a buffer but for its lock file.

@@ -98,6 +98,20 @@ impl LockFile {
         self.left_behind
     }
 
+    /// Removes and unlocks it, as dropping it does, and tells whether the system let us: in a folder
+    /// like /tmp another user's file stays.
+    pub fn remove(self) -> io::Result<()> {
+        self.unlink()
+    }
+
+    /// Removes what is ours, while it is locked.
+    fn unlink(&self) -> io::Result<()> {
+        if self.is_ours() {
+            unlinkat(&self.folder.0, &*self.name, UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    }
+
     /// Whether it still is the file at its path.
     pub fn is_ours(&self) -> bool {
         self.folder.is_at(&self.file, &self.name)
@@ -117,10 +131,8 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        // Remove before unlocking, and only what is ours.
-        if self.is_ours() {
-            let _ = unlinkat(&self.folder.0, &*self.name, UnlinkatFlags::NoRemoveDir);
-        }
+        // Before unlocking.
+        let _ = self.unlink();
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use gstzerobuffer::{BufferConfig, Reader, Writer};
+use gstzerobuffer::inspect::{self, Cleaned};
+use gstzerobuffer::{BufferConfig, Error, Reader, Writer};
 
-use super::{PROGRAM, listed, output, zerobuffer};
+use super::{ForAll, PROGRAM, listed, output, zerobuffer};
 use crate::support::raw::{self, RawSem};
 use crate::support::v1::{V1Reader, place_file};
-use crate::support::{LONG, Name, Running, again, listen, role, say, unshare, within};
+use crate::support::{LONG, Name, Running, again, is_root, listen, role, say, unshare, within};
 
 /// In a child: an end of the buffer, until it is killed.
 fn as_child() -> bool {
@@ -149,4 +152,87 @@ fn without_names_all_of_a_machine_is_cleaned() {
         rest.ends_with("/dev/shm:\nother\n\n/tmp/zerobuffer:\n"),
         "{text}"
     );
+}
+
+#[test]
+fn what_another_user_left_stays_and_is_not_said_to_be_gone() {
+    if !is_root() {
+        // Nobody else can be had here; the folder of locks that is not ours stands for that.
+        let name = Name::new("command-others");
+        RawSem::create('w', &name, 0);
+        let shell = format!(
+            "mkdir -p /tmp/zerobuffer && mount -t tmpfs -o mode=1777 tmpfs /tmp/zerobuffer && \
+             touch /tmp/zerobuffer/{0}.lock && mount -o remount,bind,ro /tmp/zerobuffer && \
+             {PROGRAM} clean {0}",
+            &*name
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &shell]);
+        output(&mut within(&unshare(&["--mount"]), &command), 1);
+        fs::remove_file(format!("/dev/shm/sem.sem-w-{}", &*name)).unwrap();
+        return;
+    }
+    let name = Name::new("command-others");
+    let all = ForAll::new();
+    for mode in [0o600, 0o644] {
+        fs::create_dir_all("/tmp/zerobuffer").unwrap();
+        place_file(name.lock_file(), b"");
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(name.lock_file(), permissions).unwrap();
+        let left = name.objects();
+        let tried = all.as_nobody(&["clean", &name]).output().unwrap();
+        assert_eq!(tried.status.code(), Some(1), "{tried:?}");
+        assert!(tried.stdout.is_empty(), "{tried:?}");
+        let said = String::from_utf8(tried.stderr).unwrap();
+        let lock = name.lock_file();
+        assert!(
+            said.contains(&format!("no permission for {}", lock.display())),
+            "{said}"
+        );
+        assert!(said.contains("owner uid 0"), "{said}");
+        assert_eq!(name.objects(), left);
+        output(&mut zerobuffer(&["clean", &name]), 0);
+        name.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_reader_that_starts_while_somebody_cleans_has_its_buffer() {
+    let name = Name::new("command-race");
+    let done = AtomicBool::new(false);
+    let mut cleaned = 0;
+    thread::scope(|scope| {
+        let cleaner = scope.spawn(|| {
+            let mut cleaned = 0;
+            while !done.load(Ordering::Relaxed) {
+                match inspect::clean(&name, false) {
+                    Ok(Cleaned::Removed(_)) => cleaned += 1,
+                    Ok(Cleaned::Kept(_)) => {}
+                    Err(err) => panic!("{err}"),
+                }
+            }
+            cleaned
+        });
+        for i in 0..300_u32 {
+            // What a reader left that died; the cleaner is about to take it.
+            RawSem::create('w', &name, 0);
+            RawSem::create('r', &name, 0);
+            let start = std::time::Instant::now();
+            let reader = loop {
+                match Reader::create(&name, &BufferConfig::new(1024, 4096)) {
+                    Ok(reader) => break reader,
+                    // For the moment in which the cleaner has the name.
+                    Err(Error::ReaderAlreadyConnected { .. }) if start.elapsed() < LONG => {}
+                    Err(err) => panic!("{err}"),
+                }
+            };
+            let writer = Writer::attach(&name).unwrap();
+            writer.write_frame(&i.to_le_bytes()).unwrap();
+            assert_eq!(&reader.read_frame(LONG).unwrap()[..], i.to_le_bytes());
+            drop((writer, reader));
+        }
+        done.store(true, Ordering::Relaxed);
+        cleaned = cleaner.join().unwrap();
+    });
+    assert!(cleaned > 0, "it never had anything to clean");
 }

@@ -1,11 +1,12 @@
 //! Taking the name of a buffer, from nobody who has it.
 
 use std::io;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attach::check;
-use super::{Names, TO_CREATE, TRIES, remove};
+use super::{Names, TO_CREATE, TO_MAKE, TRIES, remove};
 use crate::protocol::error::Result;
 use crate::protocol::extension::{self, READER_LOCK};
 use crate::protocol::layout::{OIEB_SIZE, Oieb, offset};
@@ -31,8 +32,10 @@ pub(super) fn claim(names: &Names, lock: Option<&LockFile>) -> Result<ShmFile> {
                 continue;
             }
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            // One of another's would be there already: it is the folder that does not let us.
             Err(err) => {
-                return Err(names.opening("creating the shared memory", &path, err, TO_CREATE));
+                let folder = Path::new(shm::DIRECTORY);
+                return Err(names.opening("creating the shared memory", folder, err, TO_MAKE));
             }
         }
         let open = || match ShmFile::open(&names.segment) {
