@@ -2,12 +2,11 @@
 
 mod colour;
 mod format;
+mod pixels;
 
 use gstzerobuffer::FrameLayout;
 
 pub use format::Format;
-
-use format::Pixels;
 
 /// A picture, in rows from the top without gaps.
 pub struct Picture {
@@ -53,9 +52,9 @@ impl Picture {
     ) -> Result<Self, String> {
         let planes = planes(format, layout, bytes)?;
         let (width, height) = (format.width as usize, format.height as usize);
-        let (colour, depth, channels) = match format.pixels {
-            Pixels::Grey16 { .. } => (png::ColorType::Grayscale, png::BitDepth::Sixteen, 2),
-            Pixels::Grey8 => (png::ColorType::Grayscale, png::BitDepth::Eight, 1),
+        let (colour, depth, channels) = match format.grey() {
+            Some(16) => (png::ColorType::Grayscale, png::BitDepth::Sixteen, 2),
+            Some(_) => (png::ColorType::Grayscale, png::BitDepth::Eight, 1),
             _ if format.has_alpha() => (png::ColorType::Rgba, png::BitDepth::Eight, 4),
             _ => (png::ColorType::Rgb, png::BitDepth::Eight, 3),
         };

@@ -49,16 +49,15 @@ impl Colour {
         }
     }
 
-    /// Of numbers of ten bits.
-    pub fn to_rgb(self, [luma, u, v]: [u32; 3]) -> [u8; 3] {
-        let number = |value: u32| value as f32 / 4.0;
+    /// Of numbers of eight bits, and parts of one where there are more.
+    pub fn to_rgb(self, [luma, u, v]: [f32; 3]) -> [u8; 3] {
         let (luma, u, v) = if self.full {
-            (number(luma), number(u) - 128.0, number(v) - 128.0)
+            (luma, u - 128.0, v - 128.0)
         } else {
             (
-                (number(luma) - 16.0) * 255.0 / 219.0,
-                (number(u) - 128.0) * 255.0 / 224.0,
-                (number(v) - 128.0) * 255.0 / 224.0,
+                (luma - 16.0) * 255.0 / 219.0,
+                (u - 128.0) * 255.0 / 224.0,
+                (v - 128.0) * 255.0 / 224.0,
             )
         };
         let red = luma + 2.0 * (1.0 - self.red) * v;
