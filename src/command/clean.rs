@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use gstzerobuffer::inspect::{self, Cleaned};
 
 use crate::arguments::Clean;
-use crate::{Failure, text};
+use crate::{Failure, complain, list, text};
 
 pub fn run(options: &Clean) -> Result<ExitCode, Failure> {
     let named = !options.names.is_empty();
     let names = if named {
         options.names.clone()
     } else {
-        let mut names = inspect::buffers();
+        let mut names = list::names()?;
         names.extend(inspect::leftovers());
         names
     };
@@ -39,7 +39,7 @@ pub fn run(options: &Clean) -> Result<ExitCode, Failure> {
             Ok(Cleaned::Kept(_)) => {}
             Err(err) => {
                 failed = true;
-                eprintln!("zerobuffer: {}", text::plain(&err.to_string()));
+                complain(&err);
             }
         }
     }

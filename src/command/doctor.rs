@@ -10,7 +10,7 @@ use gstzerobuffer::inspect::{self, Inspection};
 use serde_json::{Value, json};
 
 use crate::arguments::Doctor;
-use crate::{Failure, text};
+use crate::{Failure, list, text};
 
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +111,10 @@ pub fn run(options: &Doctor) -> Result<ExitCode, Failure> {
         }
         match problems {
             0 => writeln!(out, "No problem was found.")?,
-            1 => writeln!(out, "1 problem was found.")?,
-            more => writeln!(out, "{more} problems were found.")?,
+            _ => {
+                let found = text::count(problems, "problem was", "problems were");
+                writeln!(out, "{found} found.")?;
+            }
         }
     }
     Ok(if problems > 0 {
@@ -124,6 +126,10 @@ pub fn run(options: &Doctor) -> Result<ExitCode, Failure> {
 
 /// What dead readers have left. It keeps nobody from anything but for the room that it takes.
 fn leftovers(findings: &mut Findings) {
+    let Ok(buffers) = list::names() else {
+        // That has been told as a problem.
+        return;
+    };
     let mut room = 0;
     let mut names = Vec::new();
     let mut seen = |name: String, bytes| {
@@ -135,7 +141,7 @@ fn leftovers(findings: &mut Findings) {
             room += bytes;
         }
     };
-    for name in inspect::buffers() {
+    for name in buffers {
         let bytes = Inspection::of(&name).map_or(0, |seen| seen.file.room);
         seen(name, bytes);
     }
@@ -143,7 +149,7 @@ fn leftovers(findings: &mut Findings) {
         seen(name, 0);
     }
     if names.is_empty() {
-        findings.fine("leftovers", "none of dead readers".into());
+        findings.fine("leftovers", "no dead reader has left anything".into());
         return;
     }
     let some: Vec<String> = names.iter().take(5).cloned().collect();
@@ -152,14 +158,19 @@ fn leftovers(findings: &mut Findings) {
     } else {
         ""
     };
+    let what = if room == 0 {
+        "nothing but semaphores and lock files".to_string()
+    } else {
+        format!("{} of shared memory", text::bytes(room))
+    };
     findings.note(
         "leftovers",
         format!(
-            "dead readers left {} of {}: {}{more}",
-            text::bytes(room),
-            names.len(),
+            "{} left {what}: {}{more}",
+            text::count(names.len(), "dead reader", "dead readers"),
             some.join(", ")
         ),
-        "zerobuffer clean removes them; the next reader of such a name does it too",
+        "zerobuffer clean removes that, as the user whose it is; so does the next reader of such a \
+         name",
     );
 }

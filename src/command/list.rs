@@ -1,9 +1,10 @@
 //! `zerobuffer list`.
 
+use std::fs;
 use std::io::{IsTerminal, Write, stdout};
 use std::process::ExitCode;
 
-use gstzerobuffer::inspect::{self, Inspection, Life, Peer};
+use gstzerobuffer::inspect::{self, FOLDERS, Inspection, Life, Peer};
 use serde_json::Value;
 
 use crate::arguments::List;
@@ -13,15 +14,23 @@ use crate::{Failure, json, text};
 /// So many frames are looked at for caps that came later than the metadata.
 const HEADS: usize = 64;
 
+/// The names of all buffers. Where nobody lets us look it is an error, and not that there are none.
+pub fn names() -> Result<Vec<String>, Failure> {
+    let [folder, _] = FOLDERS;
+    fs::read_dir(folder).map_err(|err| {
+        format!("it is not to be seen what is in {folder}: {err} (zerobuffer doctor says more)")
+    })?;
+    Ok(inspect::buffers())
+}
+
 /// All buffers, each as it is at one moment. One that goes meanwhile is left out.
-pub fn all() -> Vec<Inspection> {
-    let names = inspect::buffers();
+pub fn all() -> Result<Vec<Inspection>, Failure> {
     let look = |name: &String| Inspection::with_frames(name, HEADS).ok();
-    names.iter().filter_map(look).collect()
+    Ok(names()?.iter().filter_map(look).collect())
 }
 
 pub fn run(options: &List) -> Result<ExitCode, Failure> {
-    let buffers = all();
+    let buffers = all()?;
     let mut out = stdout();
     if options.json {
         let array = buffers

@@ -15,7 +15,7 @@ mod picture;
 mod text;
 mod top;
 
-use std::io;
+use std::io::{self, Write, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,10 +31,15 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it.
         Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("zerobuffer: {}", text::plain(&err.to_string()));
+            complain(err.as_ref());
             ExitCode::from(2)
         }
     }
+}
+
+/// Says what went wrong, if anybody still hears it.
+fn complain(err: &dyn std::error::Error) {
+    let _ = writeln!(stderr(), "zerobuffer: {}", text::plain(&err.to_string()));
 }
 
 fn is_broken_pipe(err: &Failure) -> bool {

@@ -55,6 +55,14 @@ pub fn age(time: Duration) -> String {
     }
 }
 
+/// So many of them.
+pub fn count(number: usize, one: &str, more: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        _ => format!("{number} {more}"),
+    }
+}
+
 /// A part of a whole in percent.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

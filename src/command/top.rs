@@ -22,6 +22,10 @@ pub fn run(options: &Top) -> Result<ExitCode, Failure> {
         .ok()
         .filter(|time| (INTERVALS[0]..=INTERVALS[1]).contains(time))
         .ok_or_else(|| format!("not from 0.1 to 60 seconds: {}", options.interval))?;
+    if options.names.is_empty() {
+        // Where they are not to be seen, no table is better than one that is empty.
+        list::names()?;
+    }
     let mut view = View {
         order: options.sort,
         interval,
@@ -141,8 +145,8 @@ fn live(view: &mut View) -> Result<ExitCode, Failure> {
     loop {
         let rows = view.rows();
         let heading = format!(
-            "zerobuffer top: {} buffers, every {:.1} s, sorted by {}",
-            rows.len(),
+            "zerobuffer top: {}, every {:.1} s, sorted by {}",
+            text::count(rows.len(), "buffer", "buffers"),
             view.interval.as_secs_f64(),
             format!("{:?}", view.order).to_lowercase()
         );

@@ -158,3 +158,62 @@ fn another_user_learns_why_it_cannot_attach() {
     assert!(text.contains("perms=0666"), "{text}");
     drop(reader);
 }
+
+#[test]
+fn shared_memory_that_this_user_may_not_look_into_is_told_by_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("zerobuffer");
+    std::fs::copy(PROGRAM, &to).unwrap();
+    for path in [folder.path(), &to] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // The rights of root, where it is one, would let it look anyway.
+    let drop = match is_root() {
+        true => "setpriv --reuid 65534 --regid 65534 --clear-groups",
+        false => "setpriv --bounding-set=-all --inh-caps=-all --no-new-privs",
+    };
+    let ask = |args: &str| {
+        in_mounts(&format!(
+            "mount -t tmpfs -o mode=0000 tmpfs /dev/shm && exec {drop} {} {args}",
+            to.display()
+        ))
+        .output()
+        .unwrap()
+    };
+    for args in [
+        "list",
+        "list --json",
+        "top --once --interval 0.1",
+        "clean",
+        "clean -n",
+    ] {
+        let output = ask(args);
+        assert_eq!(output.status.code(), Some(2), "{args}: {output:?}");
+        assert!(output.stdout.is_empty(), "{args}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("/dev/shm: Permission denied"),
+            "{args}: {said}"
+        );
+        assert!(said.contains("zerobuffer doctor"), "{args}: {said}");
+    }
+    for args in ["doctor", "doctor cam"] {
+        let output = ask(args);
+        assert_eq!(output.status.code(), Some(1), "{args}: {output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            said.contains("problem  shared memory: /dev/shm may not be used"),
+            "{said}"
+        );
+        assert!(said.contains("chmod 1777 /dev/shm"), "{said}");
+    }
+    // A reader there does not blame the other user that there is not.
+    let output = ask("bench --seconds 0.01 --size 1000");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("no permission for /dev/shm of buffer"),
+        "{said}"
+    );
+    assert!(said.contains("may make no files there"), "{said}");
+}

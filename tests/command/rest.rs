@@ -1,10 +1,14 @@
 //! `bench`, and what is made of the command line: help, man pages, completions.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::pipe;
 use std::process::Command;
 
-use super::{json, output, zerobuffer};
+use gstzerobuffer::{BufferConfig, Reader, Writer};
+
+use super::{json, listed, output, row, zerobuffer};
+use crate::support::Name;
 
 const SUBCOMMANDS: [&str; 7] = ["list", "inspect", "doctor", "clean", "peek", "top", "bench"];
 
@@ -102,4 +106,95 @@ fn man_pages_and_completions_are_made_from_the_command_line() {
     );
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "doctor\n");
+}
+
+#[test]
+fn who_has_read_enough_ends_it_quietly_and_a_full_disk_is_an_error() {
+    let name = Name::new("command-pipe");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 4096)).unwrap();
+    let looks: [&[&str]; 9] = [
+        &["list"],
+        &["list", "--json"],
+        &["inspect", &name],
+        &["inspect", &name, "--json"],
+        &["doctor", "--json"],
+        &["clean", "--dry-run"],
+        &["top", "--interval", "0.1"],
+        &["bench", "--seconds", "0.01", "--size", "1000"],
+        &["--help"],
+    ];
+    // As with `zerobuffer list | head -1`, only that the other end has gone before.
+    let nobody = || {
+        let (reads, writes) = pipe().unwrap();
+        drop(reads);
+        writes
+    };
+    for args in looks {
+        let output = zerobuffer(args).stdout(nobody()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{args:?}: {output:?}");
+    }
+    for args in &looks[..7] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = zerobuffer(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("No space left"), "{args:?}: {said}");
+    }
+    // Nobody hears the error either.
+    for args in [&["inspect", "no-such-buffer"][..], &["inspect", "a/b"]] {
+        let status = zerobuffer(args).stderr(nobody()).status().unwrap();
+        assert_eq!(status.code(), Some(2), "{args:?}");
+    }
+    drop(reader);
+}
+
+#[test]
+fn every_name_that_a_buffer_may_have_can_be_looked_at() {
+    let unique = Name::new("command-name");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frame");
+    let long = format!("{}{}", &*unique, "x".repeat(245 - unique.len()));
+    for name in [
+        format!("-{}", &*unique),
+        format!("--json{}", &*unique),
+        format!(" {} \t ", &*unique),
+        format!("{}.lock", &*unique),
+        format!("{}\\n\"'$(echo)`*?", &*unique),
+        format!("kamera-grün-カメラ-🎥-{}", &*unique),
+        format!("\u{202e}{}", &*unique),
+        long,
+    ] {
+        let reader = Reader::create(&name, &BufferConfig::new(1024, 4096)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        writer.write_frame(b"picture").unwrap();
+        assert_eq!(listed(&name)["state"], "live", "{name:?}");
+        // In the rows for programs nothing ends a row or a column early.
+        let columns = output(&mut zerobuffer(&["list"]), 0);
+        assert!(
+            columns.lines().all(|line| line.split('\t').count() == 18),
+            "{columns}"
+        );
+        let seen = json(&["inspect", "--json", "--", &name], 0);
+        assert_eq!(seen["name"], name.as_str());
+        output(&mut zerobuffer(&["inspect", "--", &name]), 0);
+        output(
+            &mut zerobuffer(&["top", "--once", "--interval", "0.1", "--", &name]),
+            0,
+        );
+        let to = file.to_str().unwrap();
+        output(
+            &mut zerobuffer(&["peek", "--raw", "-o", to, "--", &name]),
+            0,
+        );
+        assert_eq!(fs::read(&file).unwrap(), b"picture");
+        let findings = json(&["doctor", "--json", "--", &name], 0);
+        assert_eq!(findings["problems"], 0, "{findings}");
+        let kept = output(&mut zerobuffer(&["clean", "--", &name]), 1);
+        assert!(kept.contains("its reader is alive"), "{kept}");
+        drop((writer, reader));
+    }
+    let reader = Reader::create(&unique, &BufferConfig::new(1024, 4096)).unwrap();
+    assert_eq!(super::cell(&row(&unique), "state"), "waiting");
+    drop(reader);
 }

@@ -202,6 +202,50 @@ fn in_a_terminal_keys_sort_and_end_it_and_the_terminal_is_as_it_was() {
 }
 
 #[test]
+fn a_terminal_of_any_size_will_do() {
+    let name = Name::new("top-tiny");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 4096)).unwrap();
+    // 0 is what a serial line says, which does not know; there is room for all then.
+    for (rows, columns, shown) in [
+        (0, 0, "sorted by name"),
+        (1, 1, "n"),
+        (1, 80, "q end"),
+        (2, 9, "zerobuffe"),
+        (3, 40, "zerobuffer top: 1 buffer, every 0.1 s"),
+        (5, 500, "top-tiny"),
+    ] {
+        let size = |ws_row, ws_col| Winsize {
+            ws_row,
+            ws_col,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(&size(rows, columns), None).unwrap();
+        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut child = Command::new(PROGRAM)
+            .args(["top", "--interval", "0.1", &name])
+            .env("TERM", "xterm")
+            .env_remove("COLUMNS")
+            .env_remove("LINES")
+            .stdin(slave())
+            .stdout(slave())
+            .stderr(slave())
+            .spawn()
+            .unwrap();
+        let mut terminal = Terminal {
+            master: File::from(pty.master),
+            seen: String::new(),
+        };
+        terminal.until("\x1b[?1049h");
+        terminal.until(shown);
+        terminal.press("r+-q");
+        terminal.until("\x1b[?1049l");
+        assert!(child.wait().unwrap().success(), "{rows}x{columns}");
+    }
+    drop(reader);
+}
+
+#[test]
 fn without_a_terminal_there_is_one_table_after_the_other() {
     let name = Name::new("top-batch");
     stream(&name, || {

@@ -14,6 +14,9 @@ use crate::caps::Caps;
 use crate::picture::Format;
 use crate::{Failure, json, list, text};
 
+const SOMETHING_ELSE: &str =
+    "take another name, or remove what is there in /dev/shm if it is nobody's";
+
 pub fn look(name: &str, findings: &mut Findings) -> Result<(), Failure> {
     let seen = match Inspection::of(name) {
         Ok(seen) => seen,
@@ -21,7 +24,16 @@ pub fn look(name: &str, findings: &mut Findings) -> Result<(), Failure> {
             missing(name, findings);
             return Ok(());
         }
-        Err(err) => return Err(err.into()),
+        Err(err @ Error::InvalidName { .. }) => return Err(err.into()),
+        Err(err @ Error::Corrupt { .. }) => {
+            findings.problem("buffer", err.to_string(), SOMETHING_ELSE);
+            return Ok(());
+        }
+        Err(err) => {
+            let remedy = "see above what is wrong with the shared memory, or ask as another user";
+            findings.problem("buffer", err.to_string(), remedy);
+            return Ok(());
+        }
     };
     let state = seen.state();
     permissions(&seen, findings);
@@ -32,11 +44,7 @@ pub fn look(name: &str, findings: &mut Findings) -> Result<(), Failure> {
             json::unknown(&Unknown::Unfinished),
             "look again; if it stays so, its reader died: zerobuffer clean, or start a new reader",
         ),
-        (Err(unknown), _) => findings.problem(
-            "buffer",
-            json::unknown(unknown),
-            "take another name, or remove the file in /dev/shm if it is nobody's",
-        ),
+        (Err(unknown), _) => findings.problem("buffer", json::unknown(unknown), SOMETHING_ELSE),
         (Ok(_), State::Closed | State::ReaderDead) => findings.problem(
             "reader",
             format!("it is gone: {}", list::end(&seen.reader)),
@@ -139,7 +147,7 @@ fn ends(seen: &Inspection, findings: &mut Findings) {
                 "start a writer: it takes the place",
             ),
             Life::None if about == "writer" => {
-                findings.fine(about, "nobody has the place".into());
+                findings.fine(about, "there is none yet, so one may come".into());
             }
             Life::None => {}
         }
@@ -147,7 +155,7 @@ fn ends(seen: &Inspection, findings: &mut Findings) {
     if seen.writer.life == Life::Alive {
         findings.note(
             "writer",
-            "the place is taken: another writer is refused, or waits".into(),
+            "there is one already: another writer is refused, or waits".into(),
             "one writer at a time: take another name for another stream",
         );
     }

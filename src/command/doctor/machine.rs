@@ -45,6 +45,7 @@ fn shared_memory(findings: &mut Findings, path: &Path) {
         Ok(_) if !host::may_use(path) => {
             let what = format!("{shown} may not be used by {}", text::user(host::user()));
             findings.problem(ABOUT, what, "as root: chmod 1777 /dev/shm");
+            return;
         }
         Ok(false) => {
             let what = format!("{shown} is not for every user (its mode should be 1777)");
@@ -117,7 +118,7 @@ fn lock_folder(findings: &mut Findings, path: &Path) {
 fn namespaces(findings: &mut Findings) {
     const ABOUT: &str = "namespaces";
     if host::sees_all_processes() {
-        findings.fine(ABOUT, "all processes of the machine are to be seen".into());
+        findings.fine(ABOUT, "every process of the machine is to be seen".into());
     } else {
         findings.note(
             ABOUT,
@@ -212,7 +213,7 @@ fn limits(findings: &mut Findings) {
         let files = shown(host::open_files());
         findings.fine(
             ABOUT,
-            format!("{files} open files; locked memory, for who calls mlockall(): {locked}"),
+            format!("{files} open files; locked memory, for those who call mlockall(): {locked}"),
         );
     }
 }

@@ -48,7 +48,11 @@ impl Screen {
 
     /// Shows lines, as many and as long as there is room for, and a last one below.
     pub fn show(&mut self, texts: &[&str], below: &str) -> io::Result<()> {
-        let (width, height) = terminal::size().unwrap_or((80, 24));
+        // A serial line does not know how large what is at its other end is, and says 0.
+        let size = terminal::size().ok();
+        let (width, height) = size
+            .filter(|(width, height)| *width > 0 && *height > 0)
+            .unwrap_or((80, 24));
         let lines = texts.iter().flat_map(|text| match *text {
             "" => vec![""],
             text => text.lines().collect(),
