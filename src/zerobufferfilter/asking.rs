@@ -124,10 +124,7 @@ impl ZeroBufferFilter {
     fn ask(&self, input: &Input) -> Result<Option<Failure>, Trouble> {
         let number = self.next_number();
         loop {
-            if self.flow().worker.gone.is_some() {
-                self.settle()?;
-                self.leave("it went away", true);
-            }
+            self.leave_who_went()?;
             if !self.is_in_step()? {
                 return Ok(Some(Failure::NotSent));
             }
@@ -274,6 +271,24 @@ impl ZeroBufferFilter {
         }
     }
 
+    /// Before anything goes to the next worker: leaves the one that there was.
+    fn leave_who_went(&self) -> Result<(), Error> {
+        if self.flow().worker.gone.is_some() {
+            self.settle()?;
+            self.leave("it went away", true);
+        }
+        Ok(())
+    }
+
+    /// The end of the stream has gone out.
+    pub(super) fn end(&self) {
+        // One that is still there may be at frames that were not waited for.
+        let gone = self.flow().worker.gone.is_some();
+        self.leave("end of stream", gone);
+        self.flow().ending = false;
+        self.changed.notify_all();
+    }
+
     /// Leaves the worker, of whom nothing is waited for. If it has not gone, it may still answer.
     pub(super) fn leave(&self, why: &str, gone: bool) {
         self.disconnect(why);
@@ -307,12 +322,20 @@ impl ZeroBufferFilter {
             return self.src_pad.push_event(event);
         }
         let mut flow = self.flow();
-        while flow.under_way.len() >= MOST_EVENTS && flow.result.is_ok() {
+        // What comes behind the end of a stream begins the next one, when the worker is done with this.
+        while (flow.ending || flow.under_way.len() >= MOST_EVENTS) && flow.result.is_ok() {
             flow = self.wait(flow);
         }
-        if flow.result.is_err() {
-            return false;
+        if let Err(err) = flow.result {
+            drop(flow);
+            if event.type_() == gst::EventType::Eos {
+                self.post_stopped(err);
+                return false;
+            }
+            // Upstream is told with its next frame; that caps failed here would be another error.
+            return event.is_sticky() && err != gst::FlowError::Flushing;
         }
+        flow.ending = event.type_() == gst::EventType::Eos;
         flow.under_way.push_event(event);
         self.changed.notify_all();
         true
@@ -326,6 +349,7 @@ impl ZeroBufferFilter {
             flow.worker.behind = Some(patience);
         }
         let events = flow.under_way.clear();
+        flow.ending = false;
         drop(flow);
         let held = self.output().flush();
         for event in held.into_iter().chain(events) {
@@ -393,7 +417,7 @@ impl ZeroBufferFilter {
                 true
             }
             gst::QueryViewMut::Allocation(query) => {
-                if self.open_answers().is_err() {
+                if self.leave_who_went().is_err() || self.open_answers().is_err() {
                     // The first frame says why.
                     return false;
                 }

@@ -26,6 +26,8 @@ pub struct Flow {
     pub reading: bool,
     /// It sends something on.
     pub pushing: bool,
+    /// The end of the stream came in, and has not gone out yet.
+    pub ending: bool,
     /// When the last answer came, or the first request behind it went out.
     pub quiet: Instant,
     /// What is known of the worker there is.
@@ -74,6 +76,7 @@ impl Default for Flow {
             result: Err(gst::FlowError::Flushing),
             reading: false,
             pushing: false,
+            ending: false,
             quiet: Instant::now(),
             worker: Worker::default(),
         }

@@ -613,8 +613,14 @@ impl ZeroBufferFilter {
         };
         self.sending.interrupt.set();
         self.changed.notify_all();
-        if ended && !matches!(err, gst::FlowError::Flushing | gst::FlowError::Eos) {
-            // Upstream is done, and will not notice.
+        if ended {
+            self.post_stopped(err);
+        }
+    }
+
+    /// Nothing goes out any more, and upstream is done and will not notice.
+    pub(super) fn post_stopped(&self, err: gst::FlowError) {
+        if !matches!(err, gst::FlowError::Flushing | gst::FlowError::Eos) {
             gst::element_imp_error!(
                 self,
                 gst::StreamError::Failed,

@@ -62,7 +62,7 @@ impl ZeroBufferFilter {
                 let ends = event.type_() == gst::EventType::Eos;
                 self.forward(event);
                 if ends {
-                    self.leave("end of stream", true);
+                    self.end();
                 }
             }
             Ok(Item::Frame(input, due)) => {
