@@ -721,6 +721,47 @@ fn answers_that_a_dead_server_left_are_not_those_of_the_next() {
 }
 
 #[test]
+fn requests_that_a_client_left_are_not_answered_to_the_next_one() {
+    for threads in [1, 3] {
+        let name = Name::new("duplex-left");
+        let (at_work, busy) = channel();
+        let (go, wait) = channel();
+        let (at_work, wait) = (Mutex::new(at_work), Mutex::new(wait));
+        let server = (server(&name, threads).0)
+            .start(move |request, reply| {
+                if request[..] == *b"wait" {
+                    at_work.lock().unwrap().send(()).unwrap();
+                    wait.lock().unwrap().recv_timeout(LONG).unwrap();
+                }
+                echo(request, reply)
+            })
+            .unwrap();
+        let first = client(&name);
+        first.send(b"wait").unwrap();
+        busy.recv_timeout(LONG).unwrap();
+        first.close();
+        // These two come to the ring that the server has not left yet.
+        let second = client(&name);
+        for _ in 0..3 {
+            second.send(b"left").unwrap();
+        }
+        second.close();
+        let third = client(&name);
+        third.send(b"third").unwrap();
+        third.send(b"again").unwrap();
+        go.send(()).unwrap();
+        for (number, bytes) in [(1, b"third"), (2, b"again")] {
+            let answer = third.receive(LONG).unwrap();
+            assert_eq!((answer.request(), &answer[..]), (number, &bytes[..]));
+        }
+        // It is the same connection to the end.
+        assert_eq!(ask(&third, b"more"), b"more");
+        drop(third);
+        server.stop();
+    }
+}
+
+#[test]
 fn a_stopped_server_answers_late_and_right() {
     const TEST: &str = "a_stopped_server_answers_late_and_right";
     if let Some(name) = support::role() {
@@ -795,7 +836,7 @@ fn a_server_that_waits_for_room_can_be_stopped() {
     let name = Name::new("duplex-stop-waiting");
     let (builder, errors) = server(&name, 2);
     let server = builder.start(echo).unwrap();
-    let client = DuplexClient::create(&name, DuplexClientConfig::new(1024, 4_096)).unwrap();
+    let client = DuplexClient::create(&name, DuplexClientConfig::new(1024, 4_160)).unwrap();
     client.connect(LONG).unwrap();
     for i in 0..6 {
         client.send(&pattern(2000, i)).unwrap();

@@ -1,6 +1,5 @@
 //! What the two threads of the filter share: what is under way, and what is known of the worker.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
 use gstreamer as gst;
@@ -8,6 +7,7 @@ use gstreamer as gst;
 use super::answers::Answer;
 use super::under_way::UnderWay;
 use crate::protocol::Writer;
+use crate::protocol::duplex::new_connection;
 
 /// A frame that came in.
 #[derive(Clone, Debug)]
@@ -57,8 +57,7 @@ pub struct Worker {
 impl Default for Worker {
     fn default() -> Self {
         Worker {
-            // Different with each call, and in each process.
-            connection: RandomState::new().build_hasher().finish(),
+            connection: new_connection(),
             named: None,
             holds: false,
             behind: None,

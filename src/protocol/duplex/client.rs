@@ -5,9 +5,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::buffer_names;
 use super::step::{Doubt, Odd, Owed, Step};
+use super::{buffer_names, new_connection};
 use crate::protocol::error::{Error, Result};
+use crate::protocol::extension::records::Records;
 use crate::protocol::layout::FRAME_HEADER_SIZE;
 use crate::protocol::reader::{BufferConfig, Frame, Reader};
 use crate::protocol::wait::{Wait, Waiting};
@@ -143,6 +144,8 @@ struct Connection {
     told: Option<Doubt>,
     /// The server names the request that it answers.
     named: bool,
+    /// The number of the connection: a server may have requests of a client that has gone.
+    number: u64,
 }
 
 impl DuplexClient {
@@ -257,13 +260,22 @@ impl DuplexClient {
     /// said that the server is gone; [`Error::TooManyRequests`] until an answer is received;
     /// [`Error::OutOfStep`] until [`DuplexClient::receive`] has said so.
     pub fn reserve<'a>(&self, len: u64, wait: impl Into<Wait<'a>>) -> Result<Request> {
-        let reservation = self.shared.ready()?.reserve(len, wait)?;
+        let (writer, first) = self.shared.ready()?;
+        let reservation = match first {
+            Some(records) => writer.reserve_with(len, &records, wait)?,
+            None => writer.reserve(len, wait)?,
+        };
         Ok(self.request(reservation))
     }
 
     /// Lends room for a request ahead of time, as [`Writer::reserve_ahead`] does.
     pub fn reserve_ahead(&self, len: u64) -> Option<Request> {
-        let reservation = self.shared.ready().ok()?.reserve_ahead(len)?;
+        let (writer, first) = self.shared.ready().ok()?;
+        let mut reservation = writer.reserve_ahead(len)?;
+        if let Some(records) = first {
+            // Without room for it the server answers with no connection.
+            let _ = reservation.set_records(&records);
+        }
         Some(self.request(reservation))
     }
 
@@ -367,8 +379,8 @@ impl Shared {
         Ok((connection.writer.clone(), connection.reader.clone()))
     }
 
-    /// The writer, if a request may be sent now.
-    fn ready(&self) -> Result<Arc<Writer>> {
+    /// The writer, if a request may be sent now, and what goes along with the first.
+    fn ready(&self) -> Result<(Arc<Writer>, Option<Records>)> {
         let mut state = self.state();
         let connection = self.sending(&mut state)?;
         let count = connection.step.pending();
@@ -378,7 +390,12 @@ impl Shared {
                 count,
             });
         }
-        Ok(connection.writer.clone())
+        let first = connection.step.is_unused().then(|| {
+            let mut records = Records::new();
+            records.push_request(connection.number);
+            records
+        });
+        Ok((connection.writer.clone(), first))
     }
 
     fn connect(&self, metadata: Option<&[u8]>, wait: Wait) -> Result<()> {
@@ -438,6 +455,7 @@ impl Shared {
             ended: false,
             told: None,
             named: false,
+            number: new_connection(),
         });
         Ok(())
     }
@@ -677,6 +695,12 @@ impl Connection {
     /// To which request an answer belongs.
     fn take(&mut self, frame: &Frame, config: &DuplexClientConfig) -> Taken {
         let sequence = frame.sequence();
+        let connection = frame.records().answer_connection();
+        if connection.is_some_and(|connection| connection != self.number) {
+            // It was left by a client before us.
+            self.step.discard(sequence);
+            return Taken::Nobodys;
+        }
         if let Some(request) = frame.records().answer() {
             self.named = true;
             self.lost = false;

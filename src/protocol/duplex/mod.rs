@@ -41,6 +41,8 @@
 //! and answers do not match, and says so ([`Error::OutOfStep`](super::Error::OutOfStep)) before it
 //! goes on; see [`DuplexClient`].
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 mod client;
 mod server;
 mod session;
@@ -55,4 +57,11 @@ pub use session::{Answer, HandlerError, Reply};
 /// The buffers of a channel: that of the requests, that of the answers.
 pub(crate) fn buffer_names(channel: &str) -> [String; 2] {
     ["request", "response"].map(|end| format!("{channel}_{end}"))
+}
+
+/// A number that no other connection has. A server may answer the requests of a client that has gone
+/// when the next one is there already; by this the next one knows that they are not its own.
+pub(crate) fn new_connection() -> u64 {
+    // Different with each call, and in each process.
+    RandomState::new().build_hasher().finish()
 }

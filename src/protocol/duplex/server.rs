@@ -307,7 +307,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn add(stats: &mut DuplexServerStats, session: &Session) {
     stats.answers += session.answers.load(Ordering::Relaxed);
     stats.copied += session.copied.load(Ordering::Relaxed);
-    stats.waits += session.writer.waits();
+    stats.waits += session.waits();
 }
 
 /// A thread of the server.
@@ -471,27 +471,33 @@ impl Serving {
         let [_, responses] = buffer_names(&self.shared.name);
         // What is wrong with it is said when a request comes.
         if let Ok(writer) = Writer::attach(&responses) {
-            self.begin(writer);
+            self.begin(Arc::new(writer), None);
         }
     }
 
-    fn begin(&self, writer: Writer) {
-        let session = Session::new(&self.shared.name, writer, &self.shared.stop);
+    fn begin(&self, writer: Arc<Writer>, connection: Option<u64>) {
+        let shared = &self.shared;
+        let session = Session::new(&shared.name, writer, connection, &shared.stop);
         *lock(&self.shared.session) = Some(Arc::new(session));
     }
 
-    /// Ends a session when its requests are done with.
+    /// Ends a session when its requests are done with, and the answers with it.
     fn leave(&mut self) {
+        if let Some(writer) = self.end() {
+            writer.close();
+        }
+    }
+
+    /// Ends a session when its requests are done with; returns where its answers went.
+    fn end(&mut self) -> Option<Arc<Writer>> {
         self.met = false;
         let last = std::mem::take(&mut self.last);
-        let Some(session) = self.session() else {
-            return;
-        };
+        let session = self.session()?;
         session.wait_for_turn(last + 1, None);
-        session.writer.close();
         let mut now = lock(&self.shared.session);
         add(&mut lock(&self.shared.past), &session);
         *now = None;
+        Some(session.writer.clone())
     }
 
     /// Hands a request on.
@@ -499,11 +505,8 @@ impl Serving {
         let shared = self.shared.clone();
         shared.requests.fetch_add(1, Ordering::Relaxed);
         if frame.sequence() == 1 {
-            // Another client, or the same one again with a new buffer for its answers.
-            if self.met {
-                self.leave();
-            }
-            if let Err(err) = self.meet(reader) {
+            // Another client, or the same one again.
+            if let Err(err) = self.meet(reader, frame.records().request()) {
                 shared.tell(&err);
                 self.leave();
             }
@@ -522,16 +525,23 @@ impl Serving {
     }
 
     /// Makes sure that there is a buffer for the answers, and hands the metadata on.
-    fn meet(&mut self, reader: &Reader) -> Result<()> {
+    fn meet(&mut self, reader: &Reader, connection: Option<u64>) -> Result<()> {
         let shared = self.shared.clone();
         shared.clients.fetch_add(1, Ordering::Relaxed);
-        let there = |session: &Arc<Session>| session.writer.is_reader_connected();
-        if !self.session().as_ref().is_some_and(there) {
-            self.leave();
-            let wait = Wait::from(shared.config.response_timeout).interrupted_by(&shared.stop);
-            let [_, responses] = buffer_names(&shared.name);
-            self.begin(Writer::attach_wait(&responses, wait)?);
-        }
+        let writer = match self.end() {
+            // The request before this one was left by a client that has gone, but its answer went to
+            // this one's buffer: to close that now would be the end for a client that has just come.
+            Some(writer) if writer.is_reader_connected() => writer,
+            before => {
+                if let Some(before) = before {
+                    before.close();
+                }
+                let wait = Wait::from(shared.config.response_timeout).interrupted_by(&shared.stop);
+                let [_, responses] = buffer_names(&shared.name);
+                Arc::new(Writer::attach_wait(&responses, wait)?)
+            }
+        };
+        self.begin(writer, connection);
         let metadata = reader.metadata()?;
         let init = AssertUnwindSafe(|| (self.on_metadata)(metadata.as_deref()));
         let ours = catch_unwind(init).map_err(|_| Error::Handler {

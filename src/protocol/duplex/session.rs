@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::protocol::error::{Error, Result};
 use crate::protocol::extension::records::Records;
@@ -28,7 +28,11 @@ pub enum Handler {
 #[derive(Debug)]
 pub struct Session {
     pub channel: String,
-    pub writer: Writer,
+    pub writer: Arc<Writer>,
+    /// What its client calls the connection, if it does.
+    connection: Option<u64>,
+    /// How often answers of another session had waited there for room.
+    waited: u64,
     pub stop: Interrupt,
     /// It takes no more answers.
     gone: AtomicBool,
@@ -51,10 +55,17 @@ struct Turn {
 }
 
 impl Session {
-    pub fn new(channel: &str, writer: Writer, stop: &Interrupt) -> Self {
+    pub fn new(
+        channel: &str,
+        writer: Arc<Writer>,
+        connection: Option<u64>,
+        stop: &Interrupt,
+    ) -> Self {
         Session {
             channel: channel.into(),
+            waited: writer.waits(),
             writer,
+            connection,
             stop: stop.clone(),
             gone: AtomicBool::new(false),
             due: Mutex::default(),
@@ -66,6 +77,11 @@ impl Session {
             answers: AtomicU64::new(0),
             copied: AtomicU64::new(0),
         }
+    }
+
+    /// How often an answer had to wait for room.
+    pub fn waits(&self) -> u64 {
+        self.writer.waits() - self.waited
     }
 
     pub fn is_gone(&self) -> bool {
@@ -98,12 +114,20 @@ impl Session {
         Wait::forever().interrupted_by(&self.stop)
     }
 
+    /// To which request an answer belongs.
+    fn name(&self, request: u64, records: &mut Records) {
+        match self.connection {
+            Some(connection) => records.push_answer_for(request, connection),
+            None => records.push_answer(request),
+        }
+    }
+
     /// Room in the ring for the answer that is due, which says to what.
     fn room(&self, len: u64, request: u64) -> Result<Reservation> {
         // Only who is due is here.
         let mut records = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         records.clear();
-        records.push_answer(request);
+        self.name(request, &mut records);
         let short = Wait::from(SLICE).interrupted_by(&self.stop);
         match self.writer.reserve_with(len, &records, short) {
             Err(Error::BufferFull { .. }) => {}
@@ -235,7 +259,7 @@ impl Reply<'_> {
             false if crowded => None,
             false => writer.reserve_ahead(len).and_then(|mut place| {
                 let mut records = Records::new();
-                records.push_answer(request);
+                session.name(request, &mut records);
                 place.set_records(&records).ok().map(|()| place)
             }),
         };

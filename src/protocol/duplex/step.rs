@@ -59,6 +59,11 @@ pub enum Owed {
 }
 
 impl Step {
+    /// Whether no request has been sent yet.
+    pub fn is_unused(&self) -> bool {
+        self.sent == 0
+    }
+
     /// How many requests have no answer yet.
     pub fn pending(&self) -> usize {
         self.pending.len()
