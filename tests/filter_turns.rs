@@ -12,7 +12,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use gst::prelude::*;
 use gstreamer as gst;
 use gstzerobuffer::duplex::{DuplexServer, DuplexServerConfig};
-use support::{LONG, Name, pattern};
+use nix::sys::signal::Signal;
+use support::{LONG, Name, Running, again, pattern};
 use support_gst::{Pipeline, init};
 
 const LEN: usize = 256;
@@ -91,9 +92,13 @@ impl Between {
         assert_eq!(sent, [true; 3]);
     }
 
-    #[track_caller]
     fn send(&self, i: u64) {
-        if let Err(err) = self.sink.chain(frame(i, LEN)) {
+        self.send_of(i, LEN);
+    }
+
+    #[track_caller]
+    fn send_of(&self, i: u64, len: usize) {
+        if let Err(err) = self.sink.chain(frame(i, len)) {
             self.pipeline.no_error();
             panic!("frame {i}: {err}");
         }
@@ -143,12 +148,16 @@ fn frame(i: u64, len: usize) -> gst::Buffer {
 }
 
 fn inverted(i: u64) -> Vec<u8> {
-    pattern(LEN, i).into_iter().map(|byte| !byte).collect()
+    inverted_of(i, LEN)
+}
+
+fn inverted_of(i: u64, len: usize) -> Vec<u8> {
+    pattern(len, i).into_iter().map(|byte| !byte).collect()
 }
 
 /// A server that inverts frames, each when `may` says so.
 fn server(name: &str, may: impl Fn(u64) + Send + Sync + 'static) -> DuplexServer {
-    let builder = DuplexServer::builder(name, DuplexServerConfig::new(4096, 1 << 20));
+    let builder = DuplexServer::builder(name, DuplexServerConfig::new(4096, 32 << 10));
     let server = builder.start(move |request, reply| {
         may(request.sequence());
         let mut answer = reply.copy(request)?;
@@ -240,4 +249,139 @@ fn an_end_behind_frames_that_nobody_took_is_an_error_and_does_not_hang() {
     assert!(!sink.send_event(gst::event::Eos::new()));
     let err = pipeline.error();
     assert!(err.contains("Internal data stream error"), "{err}");
+}
+
+#[test]
+fn clients_in_turn_have_their_own_answers_and_leave_the_worker_as_it_was() {
+    const CLIENTS: u64 = 24;
+    for by_pipeline in [false, true] {
+        let name = Name::new("turns-clients");
+        let server = (!by_pipeline).then(|| server(&name, |_| {}));
+        let worker = by_pipeline.then(|| {
+            Pipeline::play(&format!(
+                "zerobuffersrc buffer-name={0}_request on-writer-exit=wait \
+                 ! videoconvert ! queue ! identity \
+                 ! zerobuffersink buffer-name={0}_response",
+                &*name
+            ))
+        });
+        for client in 0..CLIENTS {
+            let width = 16 * (1 + client % 5);
+            let len = 16 * width as usize;
+            let between = Between::new(&name, "");
+            between.begin(width);
+            let frames = 10 * client..10 * client + 3;
+            for i in frames.clone() {
+                between.send_of(i, len);
+            }
+            assert_eq!(between.next(), Out::Start);
+            if client % 3 == 2 {
+                // It goes with requests at the worker.
+                continue;
+            }
+            for i in frames {
+                let due = match by_pipeline {
+                    true => pattern(len, i),
+                    false => inverted_of(i, len),
+                };
+                assert!(
+                    between.next() == Out::Frame(i, due),
+                    "client {client}, frame {i}"
+                );
+            }
+            if client % 3 == 1 {
+                between.end();
+                assert_eq!(between.next(), Out::End);
+            }
+            assert_eq!(between.stat("doubled"), 0);
+        }
+        if let Some(worker) = worker {
+            worker.no_error();
+        }
+        if let Some(server) = server {
+            server.stop();
+        }
+    }
+}
+
+/// Runs `call` in a thread, and `then` when that sleeps in it; returns what the call returned.
+fn while_it_waits<T: Send>(call: impl FnOnce() -> T + Send, then: impl FnOnce()) -> T {
+    let (here, tid) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(move || {
+            here.send(nix::unistd::gettid()).unwrap();
+            call()
+        });
+        let stat = format!("/proc/self/task/{}/stat", tid.recv().unwrap());
+        loop {
+            let stat = std::fs::read_to_string(&stat).expect("it did not wait at all");
+            // The state stands behind the name, which is in brackets.
+            if stat.rsplit(") ").next().unwrap().starts_with('S') {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        then();
+        waits.join().unwrap()
+    })
+}
+
+#[test]
+fn every_wait_for_a_worker_that_stands_still_ends_with_a_flush_and_with_the_state() {
+    const TEST: &str =
+        "every_wait_for_a_worker_that_stands_still_ends_with_a_flush_and_with_the_state";
+    if let Some(name) = support::role() {
+        let server = server(&name, |_| {});
+        support::say("ready");
+        support::listen();
+        return server.stop();
+    }
+    // What upstream waits in: whether it was let through.
+    type Call = fn(&gst::Pad) -> bool;
+    let frames: Call = |sink| (2..).any(|i| sink.chain(frame(i, LEN)).is_err());
+    let query: Call = |sink| !sink.query(&mut gst::query::Drain::new());
+    // More than the ring of the answers is for: the worker gets another one.
+    let caps: Call = |sink| !sink.send_event(gst::event::Caps::new(&caps(1 << 16)));
+    let next: Call = |sink| {
+        assert!(sink.send_event(gst::event::Eos::new()));
+        !sink.send_event(gst::event::StreamStart::new("next"))
+    };
+    // The last are as many as the ring of the requests has no room for.
+    for (call, most) in [(frames, 1), (query, 4), (caps, 4), (next, 4), (frames, 256)] {
+        for flushes in [true, false] {
+            let name = Name::new("turns-still");
+            let mut worker = Running::start(&mut again(TEST, &name));
+            assert_eq!(worker.hear(), "ready");
+            let between = Between::new(&name, &format!("timeout=0 max-in-flight={most}"));
+            between.begin(16);
+            between.send(0);
+            assert_eq!(between.next(), Out::Start);
+            assert_eq!(between.next(), Out::Frame(0, inverted(0)));
+            worker.stop();
+            between.send(1);
+            let stopped = while_it_waits(
+                || call(&between.sink),
+                || {
+                    if flushes {
+                        assert!(between.sink.send_event(gst::event::FlushStart::new()));
+                    } else {
+                        between.pipeline.set_state(gst::State::Null);
+                    }
+                },
+            );
+            assert!(stopped);
+            worker.signal(Signal::SIGCONT);
+            if flushes {
+                assert!(between.sink.send_event(gst::event::FlushStop::new(true)));
+                between.begin(16);
+                between.send(1000);
+                let frame = std::iter::repeat_with(|| between.next())
+                    .find(|out| matches!(out, Out::Frame(..)));
+                assert_eq!(frame, Some(Out::Frame(1000, inverted(1000))));
+            }
+            drop(between);
+            worker.tell("end");
+            worker.wait().expect_success();
+        }
+    }
 }

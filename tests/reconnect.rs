@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstreamer as gst;
+use gstzerobuffer::duplex::{Answer, DuplexServer, DuplexServerConfig};
 use gstzerobuffer::{BufferConfig, Error, Reader, Wait, Writer, testing};
 use support::{LONG, Name, Running, again, listen, role, say};
 use with_gst::Pipeline;
@@ -234,6 +235,112 @@ fn source(test: &str, goes: Goes) {
             assert_eq!(count.load(Ordering::Acquire), TIMES * FRAMES);
         }
     }
+}
+
+/// One life of a worker: it takes the name as soon as it is free, and answers until it is told to
+/// close, "done" when it has answered some frames.
+fn work_on_some(name: &str) {
+    let answers = AtomicU64::new(0);
+    let invert = move |bytes: &mut Answer| {
+        bytes.iter_mut().for_each(|byte| *byte = !*byte);
+        // When this one is due the one before has been sent.
+        if answers.fetch_add(1, Ordering::Relaxed) == FRAMES {
+            say("done");
+        }
+        Ok(())
+    };
+    let invert = Arc::new(invert);
+    let mut waits = false;
+    let server = loop {
+        let (config, invert) = (DuplexServerConfig::new(1024, 1 << 20), invert.clone());
+        match DuplexServer::builder(name, config).start_mutable(move |bytes| invert(bytes)) {
+            Ok(server) => break server,
+            Err(Error::ReaderAlreadyConnected { .. }) => {}
+            Err(err) => panic!("{err}"),
+        }
+        if !std::mem::replace(&mut waits, true) {
+            say("waits");
+        }
+    };
+    listen();
+    server.stop();
+}
+
+/// A filter whose workers come and go.
+fn filter(test: &str, goes: Goes) {
+    let role = role();
+    match role.as_deref().and_then(|role| role.split_once(' ')) {
+        None => {
+            let name = Name::new("reconnect-filter");
+            let stays = again(test, &format!("stays {}", &*name));
+            let ended = Running::start(&mut { stays }).wait().expect_success();
+            print!("{}", ended.out);
+        }
+        Some(("works", name)) => work_on_some(name),
+        Some((_, name)) => {
+            let asking = Pipeline::new(&format!(
+                "videotestsrc is-live=true pattern=gradient \
+                 ! video/x-raw,format=GRAY8,width={WIDTH},height={HEIGHT},framerate=1000/1 \
+                 ! tee name=t ! zerobufferfilter name=f channel-name={name} \
+                   on-failure=passthrough timeout=0 ! fakesink name=out sync=false"
+            ));
+            let (worked_on, plain) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+            let wrong = Arc::new(Mutex::new(None));
+            let pads = ["t", "out"].map(|name| asking.element(name).static_pad("sink").unwrap());
+            let crc = |info: &gst::PadProbeInfo, flip: u8| {
+                let frame = info.buffer().unwrap().map_readable().unwrap();
+                crc32fast::hash(&frame.iter().map(|byte| byte ^ flip).collect::<Vec<_>>())
+            };
+            // All frames are the same picture.
+            let first = plain.clone();
+            pads[0].add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                *first.lock().unwrap() = Some(crc(info, 0));
+                gst::PadProbeReturn::Remove
+            });
+            let seen = (worked_on.clone(), plain, wrong.clone());
+            pads[1].add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                let plain = *seen.1.lock().unwrap();
+                if Some(crc(info, 0xff)) == plain {
+                    seen.0.fetch_add(1, Ordering::Release);
+                } else if Some(crc(info, 0)) != plain {
+                    *seen.2.lock().unwrap() = Some(seen.0.load(Ordering::Relaxed));
+                }
+                gst::PadProbeReturn::Ok
+            });
+            asking.set_state(gst::State::Playing);
+            come_and_go(test, &format!("works {name}"), goes, |time| {
+                // All that it answered arrives, whatever becomes of it.
+                while worked_on.load(Ordering::Acquire) < time * FRAMES {
+                    asking.no_error();
+                    std::thread::yield_now();
+                }
+                assert_eq!(*wrong.lock().unwrap(), None);
+            });
+            // One that is being killed may let go of one ring before the other, and be met again.
+            assert!(asking.stat("f", "workers") >= TIMES);
+        }
+    }
+}
+
+#[test]
+fn a_filter_whose_worker_closes_a_hundred_times() {
+    filter("a_filter_whose_worker_closes_a_hundred_times", Goes::Closes);
+}
+
+#[test]
+fn a_filter_whose_worker_is_killed_a_hundred_times() {
+    filter(
+        "a_filter_whose_worker_is_killed_a_hundred_times",
+        Goes::Killed,
+    );
+}
+
+#[test]
+fn a_filter_whose_worker_is_killed_a_hundred_times_when_the_next_is_there() {
+    filter(
+        "a_filter_whose_worker_is_killed_a_hundred_times_when_the_next_is_there",
+        Goes::Followed,
+    );
 }
 
 #[test]
