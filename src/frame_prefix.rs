@@ -92,6 +92,9 @@ impl FramePrefix {
     /// The prefix of a buffer that is the frame with this number.
     pub fn of(self, buffer: &gst::BufferRef, number: u64) -> Head {
         let mut bytes = [0; LEN];
+        if self == FramePrefix::None {
+            return Head(bytes, 0);
+        }
         let pts = buffer.pts().map_or(UNKNOWN, gst::ClockTime::nseconds);
         let exposure = exposure(buffer).unwrap_or(UNKNOWN);
         for (place, value) in bytes.chunks_exact_mut(8).zip([number, pts, exposure]) {

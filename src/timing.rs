@@ -1,6 +1,9 @@
 //! Time across processes: running time of one pipeline as CLOCK_MONOTONIC time, which all processes
 //! of a machine share, and back as running time of another, as unixfdsink and unixfdsrc do it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
 use gst::prelude::*;
 use gstreamer as gst;
 
@@ -46,14 +49,39 @@ fn signed(time: gst::ClockTime) -> i64 {
     i64::try_from(time.nseconds()).unwrap_or(i64::MAX)
 }
 
+/// Whether a clock is CLOCK_MONOTONIC.
+fn is_monotonic(clock: &gst::Clock) -> bool {
+    /// The clock that most pipelines have, and whether it is; to ask it for each frame is a tenth of
+    /// what a frame costs.
+    static USUAL: LazyLock<(gst::Clock, Arc<AtomicBool>)> = LazyLock::new(|| {
+        let clock = gst::SystemClock::obtain();
+        let known = Arc::new(AtomicBool::new(false));
+        let told = known.clone();
+        // Relaxed: it stands for nothing else. First the handler, so that no change is missed.
+        clock.connect_notify(Some("clock-type"), move |clock, _| {
+            told.store(asked(clock), Ordering::Relaxed);
+        });
+        known.store(asked(&clock), Ordering::Relaxed);
+        (clock, known)
+    });
+    fn asked(clock: &gst::Clock) -> bool {
+        clock
+            .downcast_ref::<gst::SystemClock>()
+            .is_some_and(|clock| {
+                clock.property::<gst::ClockType>("clock-type") == gst::ClockType::Monotonic
+            })
+    }
+    let (usual, known) = &*USUAL;
+    if clock == usual {
+        known.load(Ordering::Relaxed)
+    } else {
+        asked(clock)
+    }
+}
+
 /// By how much CLOCK_MONOTONIC is ahead of this clock.
 fn ahead(clock: &gst::Clock) -> i64 {
-    let is_same = clock
-        .downcast_ref::<gst::SystemClock>()
-        .is_some_and(|clock| {
-            clock.property::<gst::ClockType>("clock-type") == gst::ClockType::Monotonic
-        });
-    if is_same {
+    if is_monotonic(clock) {
         // Exactly, without the time between two looks.
         return 0;
     }
@@ -106,5 +134,15 @@ mod tests {
         } else {
             panic!("no clock");
         }
+
+        assert!(is_monotonic(clock.upcast_ref()));
+        clock.set_property("clock-type", gst::ClockType::Realtime);
+        assert!(!is_monotonic(clock.upcast_ref()));
+        clock.set_property("clock-type", gst::ClockType::Monotonic);
+        assert!(is_monotonic(clock.upcast_ref()));
+        let other = gst::glib::Object::builder::<gst::SystemClock>()
+            .property("clock-type", gst::ClockType::Realtime)
+            .build();
+        assert!(!is_monotonic(other.upcast_ref()));
     }
 }
