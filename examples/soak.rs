@@ -3,17 +3,21 @@
 //! decisions of an earlier run.
 //!
 //! There are three lanes, each a ring between two processes: one whose reader stays while writers
-//! come and go, one whose writer stays, and one in which both come and go. Every frame says whose it
+//! come and go, one whose writer stays, and one in which both come and go. With `--python PROGRAM`,
+//! an interpreter that has `zerobuffer-ipc`, there is one more like the first, whose writers are
+//! Python's. Every frame says whose it
 //! is and which, and every byte of it follows from that; the reader checks all of them, and again
 //! when it has held the frame for some time. The run fails, with the seed, on the first wrong byte,
-//! on a frame that is missing or comes twice, on any error but that the other end has gone, and if
+//! on a frame that is missing or comes twice, when none comes any more, on any error but that the other end has gone, and if
 //! anything is left at the end: names, or descriptors, mappings, threads or memory of those that
 //! stayed. It prints what it did, every ten seconds and at the end.
 
 use std::collections::VecDeque;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
+use std::iter;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,11 +30,15 @@ use nix::unistd::Pid;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str = "usage: soak --minutes N | --seconds N [--seed S]";
+const USAGE: &str = "usage: soak --minutes N | --seconds N [--seed S] [--python PROGRAM]";
 /// The record in which a writer says the number of its frame again.
 const NOTE: u16 = 64;
 /// Whose life, which frame.
 const LEAST: u64 = 16;
+/// A writer like ours in Python.
+const PYTHON_END: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/zb_py_soak.py");
+/// For how long no frame may come in a lane.
+const STALLED: Duration = Duration::from_secs(120);
 /// How often an end tells what it has done.
 const REPORT: Duration = Duration::from_millis(200);
 
@@ -421,7 +429,8 @@ fn check(frame: &Frame, ring: u64, due: &mut Option<(u64, u64)>) -> Result<u64> 
 /// What has been done, by all.
 #[derive(Default)]
 struct Done {
-    frames: AtomicU64,
+    /// In each lane.
+    frames: [AtomicU64; 4],
     bytes: AtomicU64,
     kills: AtomicU64,
     pauses: AtomicU64,
@@ -447,7 +456,7 @@ impl Done {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         format!(
             "{} frames, {} MB, {} kills, {} pauses, {} closes",
-            get(&self.frames),
+            self.frames.iter().map(get).sum::<u64>(),
             get(&self.bytes) / 1_000_000,
             get(&self.kills),
             get(&self.pauses),
@@ -471,16 +480,17 @@ struct End {
 }
 
 impl End {
-    fn start(role: &[&str], name: &str, seed: u64, done: &Arc<Done>) -> Result<Self> {
-        let mut child = Command::new(env::current_exe()?)
-            .args(role)
-            .args([name, &seed.to_string()])
+    fn start(lane: &Lane, which: usize, seed: u64, done: &Arc<Done>) -> Result<Self> {
+        let command = &lane.ends[which];
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
+            .args([&*lane.name, &seed.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let out = child.stdout.take().ok_or("no output")?;
         // What is read is what arrived.
-        let (reads, done) = (role == ["read"], done.clone());
+        let (reads, lane, done) = (which == 0, lane.number, done.clone());
         let listening = thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(|line| line.ok()) {
                 let mut words = line.split(' ');
@@ -488,7 +498,7 @@ impl End {
                 let mut number = || words.next().and_then(|word| word.parse().ok());
                 match what {
                     Some("did") if reads => {
-                        for count in [&done.frames, &done.bytes] {
+                        for count in [&done.frames[lane], &done.bytes] {
                             count.fetch_add(number().unwrap_or(0), Ordering::Relaxed);
                         }
                     }
@@ -557,27 +567,37 @@ impl Drop for End {
     }
 }
 
-/// A ring, its two ends, and which of them come and go.
-fn lane(name: &str, mortal: [bool; 2], seed: u64, spoils: bool, done: &Arc<Done>) -> Result {
-    const ROLES: [&[&str]; 2] = [&["read"], &["write"]];
+/// A ring, its two ends as commands, and which of them come and go.
+struct Lane<'a> {
+    number: usize,
+    name: String,
+    ends: [Vec<&'a OsStr>; 2],
+    mortal: [bool; 2],
+    /// Its writers take so long to start that nothing happens to them before their first frames.
+    slow: bool,
+}
+
+fn run(lane: &Lane, seed: u64, done: &Arc<Done>) -> Result {
     let mut random = Random(seed);
-    let mut start = |which: usize| {
-        let role = if spoils && which == 1 {
-            &["--spoil", "write"]
-        } else {
-            ROLES[which]
-        };
-        End::start(role, name, random.next(), done)
-    };
+    let mut start = |which: usize| End::start(lane, which, random.next(), done);
     let mut ends = [start(0)?, start(1)?];
     let mut random = Random(mix(seed));
+    let mut seen = (0, Instant::now());
     while !done.is_over() {
         thread::sleep(random.millis(5, 300));
         for end in &mut ends {
             end.expect_alive()?;
         }
+        let frames = done.frames[lane.number].load(Ordering::Relaxed);
+        if frames > seen.0 {
+            seen = (frames, Instant::now());
+        } else if seen.1.elapsed() > STALLED {
+            return Err("no frame has come for two minutes".into());
+        } else if lane.slow {
+            continue;
+        }
         let which = random.below(2) as usize;
-        if !mortal[which] || random.one_in(4) {
+        if !lane.mortal[which] || random.one_in(4) {
             ends[which].signal(Signal::SIGSTOP)?;
             thread::sleep(random.millis(1, 200));
             ends[which].signal(Signal::SIGCONT)?;
@@ -608,16 +628,17 @@ fn lane(name: &str, mortal: [bool; 2], seed: u64, spoils: bool, done: &Arc<Done>
 }
 
 fn lead(args: &[&str]) -> Result {
-    let (mut seconds, mut seed, mut spoils) = (None, None, false);
+    let (mut seconds, mut seed, mut spoils, mut python) = (None, None, false, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
-        let mut value = || number(args.next().ok_or(USAGE)?);
+        let mut value = || args.next().copied().ok_or(USAGE);
         match *arg {
-            "--minutes" => seconds = Some(value()? * 60),
-            "--seconds" => seconds = Some(value()?),
-            "--seed" => seed = Some(value()?),
+            "--minutes" => seconds = Some(number(value()?)? * 60),
+            "--seconds" => seconds = Some(number(value()?)?),
+            "--seed" => seed = Some(number(value()?)?),
             // Shows that a wrong byte is found.
             "--spoil" => spoils = true,
+            "--python" => python = Some(value()?),
             _ => return Err(USAGE.into()),
         }
     }
@@ -628,14 +649,39 @@ fn lead(args: &[&str]) -> Result {
     let run = gstzerobuffer::testing::unique_name("soak");
     let done = Arc::new(Done::default());
     let began = Instant::now();
+    let program = env::current_exe()?;
+    let ours = |role: &[&'static str]| {
+        let role = role.iter().map(|word| OsStr::new(*word));
+        iter::once(program.as_os_str()).chain(role).collect()
+    };
+    let writes: &[_] = if spoils {
+        &["--spoil", "write"]
+    } else {
+        &["write"]
+    };
     // Which of reader and writer come and go.
-    let lanes = [[false, true], [true, false], [true, true]];
+    let lanes: Vec<Lane> = [[false, true], [true, false], [true, true]]
+        .into_iter()
+        .map(|mortal| (mortal, ours(writes), false))
+        .chain(python.map(|python| {
+            let args = [python, "-I", "-u", PYTHON_END, "write"];
+            ([false, true], args.map(OsStr::new).into(), true)
+        }))
+        .zip(0..)
+        .map(|((mortal, writer, slow), number)| Lane {
+            number,
+            name: format!("{run}_{number}"),
+            ends: [ours(&["read"]), writer],
+            mortal,
+            slow,
+        })
+        .collect();
     thread::scope(|scope| {
-        for (i, mortal) in (0..).zip(lanes) {
-            let (name, done) = (format!("{run}_{i}"), &done);
+        for lane in &lanes {
+            let done = &done;
             scope.spawn(move || {
-                if let Err(err) = lane(&name, mortal, mix(seed ^ i), spoils, done) {
-                    done.fail(format!("{name}: {err}"));
+                if let Err(err) = self::run(lane, mix(seed ^ lane.number as u64), done) {
+                    done.fail(format!("{}: {err}", lane.name));
                 }
             });
         }
@@ -661,10 +707,12 @@ fn lead(args: &[&str]) -> Result {
             }
         }
     }
+    let from_python = done.frames[3].load(Ordering::Relaxed);
     println!(
-        "soak: seed {seed}: {}, {left} names left, {}",
+        "soak: seed {seed}: {}, {left} names left, {}{}",
         done.text(),
-        done.text_of_kept()
+        done.text_of_kept(),
+        python.map_or(String::new(), |_| format!(", {from_python} from Python")),
     );
     let failure = done
         .failure

@@ -1,6 +1,8 @@
 //! The soak, `examples/soak.rs`, for some seconds; and that it finds what it is there to find.
 
 mod support;
+#[path = "support/python.rs"]
+mod support_python;
 
 use support::{Running, example};
 
@@ -8,7 +10,9 @@ use support::{Running, example};
 fn ends_come_and_go_under_load_and_no_byte_is_wrong() {
     let mut soak = example("soak");
     // Another seed each time; a run that fails names it.
-    let ended = Running::start(soak.args(["--seconds", "15"])).wait();
+    soak.args(["--seconds", "15", "--python"]);
+    soak.arg(support_python::interpreter());
+    let ended = Running::start(&mut soak).wait();
     let ended = ended.expect_success();
     let last = ended.out.lines().last().unwrap();
     println!("{last}");
@@ -22,7 +26,7 @@ fn ends_come_and_go_under_load_and_no_byte_is_wrong() {
             })
             .unwrap_or_else(|| panic!("no {what}: {last}"))
     };
-    for what in ["frames", "kills", "pauses", "closes"] {
+    for what in ["frames", "kills", "pauses", "closes", "from"] {
         assert!(count(what) > 0, "no {what}: {last}");
     }
     for what in ["names", "descriptors", "threads", "mappings"] {
