@@ -7,8 +7,8 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,21 +17,6 @@ use gstzerobuffer::{Error, testing};
 use nix::sys::signal::Signal;
 
 use support::{LONG, Name, Running, example};
-
-/// A Python reader that starts tries the lock of every buffer for a moment, whose reader may be
-/// starting too, and removes what dead readers left. So the tests take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A reader of the package leaves its semaphores when it closes (fault 15), and nothing else.
-fn remove_what_python_leaves(name: &Name) {
-    for path in name.objects() {
-        assert!(path.to_string_lossy().contains("/sem.sem-"), "{path:?}");
-        fs::remove_file(path).unwrap();
-    }
-}
 
 fn python_server(name: &Name, work: &str, options: &[&str]) -> Running {
     let mut command = python::script("zb_py_duplex_server.py");
@@ -112,7 +97,7 @@ const SIZES: [usize; 8] = [1, 1000, 20_000, 33, 4096, 15, 17, 29_999];
 
 #[test]
 fn a_python_server_answers_a_rust_client_with_several_requests_under_way() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-rust-python");
     let options = ["--payload", "200000", "--metadata", "its answers"];
     let mut server = python_server(&name, "invert", &options);
@@ -123,12 +108,12 @@ fn a_python_server_answers_a_rust_client_with_several_requests_under_way() {
     assert_answers(&asked.wait().expect_success().out, 2000, &SIZES);
     assert_eq!(server.line().as_deref(), Some("metadata about it"));
     server.wait().expect_success();
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn a_rust_server_answers_python_clients_one_after_another() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-python-rust");
     for (threads, mutable) in [(1, false), (1, true), (3, false), (3, true)] {
         let (server, errors) = rust_server(&name, threads, mutable);
@@ -140,13 +125,13 @@ fn a_rust_server_answers_python_clients_one_after_another() {
         server.stop();
         assert_eq!(server.stats().answers, 2000);
         assert_eq!(errors.try_iter().collect::<Vec<_>>(), [""; 0]);
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
 }
 
 #[test]
 fn a_python_handler_that_raises_costs_a_rust_client_that_one_answer() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-python-raises");
     let mut server = python_server(&name, "fail-3", &["--metadata", "its answers"]);
     let client = client(&name);
@@ -171,12 +156,12 @@ fn a_python_handler_that_raises_costs_a_rust_client_that_one_answer() {
     }
     server.wait().expect_success();
     drop(client);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn a_python_server_that_gives_up_on_a_full_ring_is_out_of_step_and_noticed() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-python-full");
     let mut server = python_server(&name, "twice", &["--write-timeout", "0.2"]);
     let client = DuplexClient::create(&name, DuplexClientConfig::new(1024, 10_240)).unwrap();
@@ -206,12 +191,12 @@ fn a_python_server_that_gives_up_on_a_full_ring_is_out_of_step_and_noticed() {
     assert_eq!(ask(&client, &content(3)), [content(3), content(3)].concat());
     server.wait().expect_success();
     drop(client);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn a_rust_client_goes_on_with_the_next_python_server_and_with_a_rust_one() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-python-killed");
     let mut server = python_server(&name, "echo", &[]);
     let client = DuplexClient::create(&name, DuplexClientConfig::new(4096, 1 << 20)).unwrap();
@@ -247,7 +232,7 @@ fn a_rust_client_goes_on_with_the_next_python_server_and_with_a_rust_one() {
 
 #[test]
 fn a_rust_client_waits_for_a_stopped_python_server() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-python-stopped");
     let server = python_server(&name, "echo", &[]);
     let client = client(&name);
@@ -263,12 +248,12 @@ fn a_rust_client_waits_for_a_stopped_python_server() {
     drop(answer);
     server.wait().expect_success();
     drop(client);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn a_rust_server_goes_on_with_the_next_client_when_a_python_one_was_killed() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-python-client-killed");
     let (server, errors) = rust_server(&name, 2, false);
     for _ in 0..3 {
@@ -296,12 +281,12 @@ fn a_rust_server_goes_on_with_the_next_client_when_a_python_one_was_killed() {
     for err in errors {
         assert!(err.contains(" died"), "{err}");
     }
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn a_python_client_is_told_that_a_rust_server_was_stopped_or_killed() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-rust-killed");
     for kill in [false, true] {
         let mut command = example("zb_duplex_server");
@@ -332,12 +317,12 @@ fn a_python_client_is_told_that_a_rust_server_was_stopped_or_killed() {
     let asked = Running::start(&mut command).wait().expect_success();
     assert_answers(&asked.out, 10, &SIZES);
     drop(server);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn the_python_worker_of_the_examples_serves_any_client() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-example-worker");
     let mut command = python::example("duplex_worker.py");
     let worker = Running::start(command.args([&*name, "200000"]));
@@ -369,12 +354,12 @@ fn the_python_worker_of_the_examples_serves_any_client() {
         (ended.err.lines()).all(|line| left.iter().any(|left| line.contains(left))),
         "{ended:?}"
     );
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn the_python_client_of_the_examples_finds_a_rust_worker() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("duplex-example-client");
     let mut command = example("zb_duplex_server");
     let mut server = Running::start(command.args([&name, "invert-in-place", "4096", "200000"]));
@@ -387,7 +372,7 @@ fn the_python_client_of_the_examples_finds_a_rust_worker() {
         ended.out.contains(r#""requests":10,"answers":10"#),
         "{ended:?}"
     );
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 /// Of the buffer of the requests.

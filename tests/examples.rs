@@ -10,7 +10,6 @@ mod support_gst;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gstreamer as gst;
 use gstreamer_video as gst_video;
@@ -20,24 +19,9 @@ use nix::sys::signal::Signal;
 use support::{LONG, Name, Running, example};
 use support_gst::Pipeline;
 
-/// A Python reader that starts tries the lock of every buffer for a moment, whose reader may be
-/// starting too, and removes what dead readers left. So the tests take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The example of this name, in both languages.
 fn both(name: &str) -> [Command; 2] {
     [python::example(&format!("{name}.py")), example(name)]
-}
-
-/// A reader of the Python package leaves its semaphores when it closes (fault 15), and nothing else.
-fn remove_what_python_leaves(name: &Name) {
-    for path in name.objects() {
-        assert!(path.to_string_lossy().contains("/sem.sem-"), "{path:?}");
-        fs::remove_file(path).unwrap();
-    }
 }
 
 /// Blue, green and red.
@@ -111,7 +95,7 @@ fn all(pipeline: &Pipeline) -> Vec<Picture> {
 
 #[test]
 fn the_consumers_save_the_frames_of_a_pipeline() {
-    let _turn = turn();
+    let _turn = python::turn();
     // Of these rows GStreamer has two bytes of padding.
     let source =
         "videotestsrc num-buffers=5 pattern=ball ! video/x-raw,format=BGR,width=38,height=30";
@@ -136,13 +120,13 @@ fn the_consumers_save_the_frames_of_a_pipeline() {
             };
             assert!(saved == *expected, "frame {i}");
         }
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
 }
 
 #[test]
 fn the_producers_feed_a_pipeline() {
-    let _turn = turn();
+    let _turn = python::turn();
     let (frames, width, height) = (8, 38, 20);
     for mut command in both("send_frames") {
         let name = Name::new("example-send");
@@ -171,7 +155,7 @@ fn the_producers_feed_a_pipeline() {
 
 #[test]
 fn the_workers_draw_on_what_a_client_sends() {
-    let _turn = turn();
+    let _turn = python::turn();
     let caps = "video/x-raw, format=(string)BGR, width=(int)42, height=(int)32";
     let metadata = serde_json::json!({ "caps": caps }).to_string();
     // Two bytes of padding.
@@ -197,13 +181,13 @@ fn the_workers_draw_on_what_a_client_sends() {
         }
         drop(client);
         end(worker, python);
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
 }
 
 #[test]
 fn a_pipeline_goes_through_a_worker_into_a_file_that_shows_what_it_drew() {
-    let _turn = turn();
+    let _turn = python::turn();
     // Two bytes of padding in each row.
     let source =
         "videotestsrc num-buffers=10 pattern=smpte ! video/x-raw,format=BGR,width=322,height=240";
@@ -229,7 +213,7 @@ fn a_pipeline_goes_through_a_worker_into_a_file_that_shows_what_it_drew() {
             assert_drawn(&picture, |x, y| before.at(x, y));
         }
         end(worker, python);
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
 }
 

@@ -1,6 +1,8 @@
 //! zerobufferfilter: each frame comes back as the worker's answer to it and to no other, in order,
 //! with its own times, flags and metas, or what `on-failure` says happens to it.
 
+#[path = "support/hand.rs"]
+mod hand;
 #[path = "support/python.rs"]
 mod python;
 mod support;
@@ -13,6 +15,7 @@ use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstzerobuffer::duplex::{DuplexServer, DuplexServerConfig};
+use hand::Hand;
 use nix::sys::signal::Signal;
 use support::{Name, Running, pattern};
 use support_gst::{Pipeline, init, launch};
@@ -137,35 +140,6 @@ fn worker_line(name: &str, elements: &str) -> String {
         "zerobuffersrc name=src buffer-name={name}_request ! {elements} \
          ! zerobuffersink name=sink buffer-name={name}_response"
     )
-}
-
-/// A worker that answers what the test says.
-struct Hand {
-    takes: Pipeline,
-    gives: Pipeline,
-}
-
-impl Hand {
-    fn new(name: &str) -> Self {
-        let takes = Pipeline::play(&format!(
-            "zerobuffersrc buffer-name={name}_request on-writer-exit=wait \
-             ! appsink name=out sync=false"
-        ));
-        let gives = Pipeline::play(&format!(
-            "appsrc name=in format=time caps={CAPS} ! zerobuffersink buffer-name={name}_response"
-        ));
-        Hand { takes, gives }
-    }
-
-    /// The next request.
-    fn take(&self) -> gst::Buffer {
-        let sample = self.takes.appsink("out").pull_sample().unwrap();
-        sample.buffer_owned().unwrap()
-    }
-
-    fn give(&self, answer: gst::Buffer) {
-        self.gives.appsrc("in").push_buffer(answer).unwrap();
-    }
 }
 
 /// A server of the library that inverts frames in place.
@@ -299,7 +273,7 @@ fn frames_are_rendered_into_the_ring_and_answers_are_the_ring() {
 fn a_frame_that_the_worker_skips_is_dropped_or_passed_through_or_an_error() {
     for on_failure in ["drop", "passthrough", "error"] {
         let name = Name::new("filter-skip");
-        let worker = Hand::new(&name);
+        let worker = Hand::new(&name, CAPS);
         let mut asking = Asking::new(&name, &format!("on-failure={on_failure}"));
         asking.send(4);
         let requests: Vec<_> = (0..4).map(|_| worker.take()).collect();
@@ -341,7 +315,7 @@ fn a_frame_that_the_worker_skips_is_dropped_or_passed_through_or_an_error() {
 #[test]
 fn the_frame_after_a_drop_is_marked_and_none_other() {
     let name = Name::new("filter-discont");
-    let worker = Hand::new(&name);
+    let worker = Hand::new(&name, CAPS);
     let mut asking = Asking::new(&name, "on-failure=drop");
     asking.send(3);
     let requests: Vec<_> = (0..3).map(|_| worker.take()).collect();
@@ -372,7 +346,7 @@ fn the_frame_after_a_drop_is_marked_and_none_other() {
 #[test]
 fn answers_too_many_are_nobodys() {
     let name = Name::new("filter-doubled");
-    let worker = Hand::new(&name);
+    let worker = Hand::new(&name, CAPS);
     let mut asking = Asking::new(&name, "");
     for i in 0..20 {
         asking.send(1);
@@ -627,7 +601,7 @@ fn without_a_worker_it_is_an_error_that_says_what_to_start() {
 #[test]
 fn a_late_answer_is_nobody_elses() {
     let name = Name::new("filter-late");
-    let worker = Hand::new(&name);
+    let worker = Hand::new(&name, CAPS);
     let mut asking = Asking::new(&name, "timeout=50000000 on-failure=drop max-in-flight=1");
     for round in 0..3 {
         asking.send(1);
@@ -672,14 +646,6 @@ fn python_worker(name: &Name, work: &str) -> Running {
     server
 }
 
-/// A reader of the package leaves its semaphores when it closes (fault 15), and nothing else.
-fn remove_what_python_leaves(name: &Name) {
-    for path in name.objects() {
-        assert!(path.to_string_lossy().contains("/sem.sem-"), "{path:?}");
-        std::fs::remove_file(path).unwrap();
-    }
-}
-
 #[test]
 fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
     let name = Name::new("filter-python");
@@ -695,7 +661,7 @@ fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
     assert_eq!(asking.stat("requests-copied"), 100);
     asking.end();
     worker.wait().expect_success();
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 
     let name = Name::new("filter-python-fails");
     let worker = python_worker(&name, "fail-30");
@@ -709,5 +675,5 @@ fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
     assert_eq!(asking.stat("dropped"), 1);
     assert_eq!(asking.stat("doubled"), 0);
     worker.wait().expect_success();
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }

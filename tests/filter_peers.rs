@@ -1,6 +1,8 @@
 //! zerobufferfilter and workers that are not as they should be: no frame is given another's answer,
 //! whatever the worker does not say, and nothing but its frame is lost.
 
+#[path = "support/hand.rs"]
+mod hand;
 mod support;
 #[path = "support/gst.rs"]
 mod support_gst;
@@ -8,6 +10,7 @@ mod support_gst;
 use gst::prelude::*;
 use gstreamer as gst;
 use gstzerobuffer::duplex::{DuplexServer, DuplexServerConfig};
+use hand::Hand;
 use support::{Name, pattern};
 use support_gst::Pipeline;
 
@@ -48,43 +51,10 @@ fn next(pipeline: &Pipeline) -> (u64, Vec<u8>) {
     (i, buffer.map_readable().unwrap().to_vec())
 }
 
-/// A worker that is an application: what it gives are buffers of its own, which nothing ties to what it
-/// got.
-struct Application {
-    takes: Pipeline,
-    gives: Pipeline,
-}
-
-impl Application {
-    fn new(name: &str) -> Self {
-        let takes = Pipeline::play(&format!(
-            "zerobuffersrc buffer-name={name}_request on-writer-exit=wait \
-             ! appsink name=out sync=false"
-        ));
-        let gives = Pipeline::play(&format!(
-            "appsrc name=in format=time caps={CAPS} ! zerobuffersink buffer-name={name}_response"
-        ));
-        Application { takes, gives }
-    }
-
-    /// The bytes of the next request, which is given back with that.
-    fn take(&self) -> Vec<u8> {
-        let out = self.takes.appsink("out");
-        let sample = out.try_pull_sample(gst::ClockTime::from_seconds(120));
-        let sample = sample.expect("no request");
-        sample.buffer().unwrap().map_readable().unwrap().to_vec()
-    }
-
-    fn give(&self, bytes: Vec<u8>) {
-        let answer = gst::Buffer::from_slice(bytes);
-        self.gives.appsrc("in").push_buffer(answer).unwrap();
-    }
-}
-
 #[test]
 fn an_application_that_does_not_say_what_it_answers_may_drop_its_first_frame() {
     let name = Name::new("filter-unnamed");
-    let application = Application::new(&name);
+    let application = Hand::new(&name, CAPS);
     let asking = asking(&name, "on-failure=drop timeout=200000000");
     // As long as it is not there frames are dropped.
     let asked = |from: u64| {
@@ -103,7 +73,7 @@ fn an_application_that_does_not_say_what_it_answers_may_drop_its_first_frame() {
         unreachable!()
     };
     let dropped = asked(0);
-    assert!(application.take() == pattern(LEN, dropped));
+    assert!(application.take_bytes() == pattern(LEN, dropped));
     // None is sent behind one whose answer nobody could tell.
     asking.until("f", "late", 1);
     asking.until("f", "dropped", dropped + 1);
@@ -112,9 +82,9 @@ fn an_application_that_does_not_say_what_it_answers_may_drop_its_first_frame() {
         .element("f")
         .set_property("timeout", 60_000_000_000_u64);
     let next_one = asked(dropped + 1);
-    let taken = application.take();
+    let taken = application.take_bytes();
     assert!(taken == pattern(LEN, next_one));
-    application.give(taken.iter().map(|byte| !byte).collect());
+    application.give_bytes(taken.iter().map(|byte| !byte).collect());
     let (which, bytes) = next(&asking);
     assert_eq!(which, next_one);
     assert!(bytes.iter().map(|byte| !byte).eq(pattern(LEN, which)));
@@ -123,15 +93,15 @@ fn an_application_that_does_not_say_what_it_answers_may_drop_its_first_frame() {
 #[test]
 fn several_frames_are_not_paired_with_an_answer_that_could_be_anyones() {
     let name = Name::new("filter-unclear");
-    let application = Application::new(&name);
+    let application = Hand::new(&name, CAPS);
     let asking = asking(&name, "on-failure=passthrough max-in-flight=8");
     // All at once, before it is known that the worker names none.
     send(&asking, 0..8);
-    assert!(application.take() == pattern(LEN, 0));
+    assert!(application.take_bytes() == pattern(LEN, 0));
     // It takes the next and drops the first: only so it can be seen that it has two.
-    let second = application.take();
+    let second = application.take_bytes();
     assert!(second == pattern(LEN, 1));
-    application.give(second.iter().map(|byte| !byte).collect());
+    application.give_bytes(second.iter().map(|byte| !byte).collect());
     for i in 0..2 {
         let (which, bytes) = next(&asking);
         assert_eq!(which, i);
@@ -187,10 +157,10 @@ fn an_answer_that_is_no_frame_of_its_caps_is_none() {
 #[test]
 fn a_flush_forgets_frames_but_not_what_is_still_true() {
     let name = Name::new("filter-flush");
-    let application = Application::new(&name);
+    let application = Hand::new(&name, CAPS);
     let asking = asking(&name, "timeout=0");
     send(&asking, 0..1);
-    let first = application.take();
+    let first = application.take_bytes();
     let pad = asking.element("f").static_pad("sink").unwrap();
     let mut tags = gst::TagList::new();
     let edit = tags.get_mut().unwrap();
@@ -206,7 +176,7 @@ fn a_flush_forgets_frames_but_not_what_is_still_true() {
     let title = tag.tag().get::<gst::tags::Title>().unwrap();
     assert_eq!(title.get(), "behind a frame");
     // Its answer comes late, and belongs to nothing.
-    application.give(first.iter().map(|byte| !byte).collect());
+    application.give_bytes(first.iter().map(|byte| !byte).collect());
     drop(first);
 }
 

@@ -9,7 +9,6 @@ mod support_gst;
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gstreamer as gst;
@@ -23,21 +22,6 @@ use support_gst::Pipeline;
 /// Longer than any test: the SDK gives up when no writer has come for so long.
 const PATIENT: &str = "size=4MB&metadata=4KB&timeout=120000";
 const UNKNOWN: u64 = u64::MAX;
-
-/// A Python reader that starts tries the lock of every buffer for a moment, whose reader may be
-/// starting too, and removes what dead readers left. So the tests take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A reader of the package leaves its semaphores when it closes (fault 15), and nothing else.
-fn remove_what_python_leaves(name: &Name) {
-    for path in name.objects() {
-        assert!(path.to_string_lossy().contains("/sem.sem-"), "{path:?}");
-        fs::remove_file(path).unwrap();
-    }
-}
 
 fn client(connection: &str, options: &[&str]) -> Running {
     let mut command = python::script("zb_rw_client.py");
@@ -122,7 +106,7 @@ fn assert_told(told: &Value, picture: &Picture) {
 
 #[test]
 fn the_one_way_client_gets_every_format_that_it_reads_at_any_width() {
-    let _turn = turn();
+    let _turn = python::turn();
     let formats = [
         ("RGB", 37),
         ("BGR", 40),
@@ -151,7 +135,7 @@ fn the_one_way_client_gets_every_format_that_it_reads_at_any_width() {
         ended(client, "stopped");
         sender.no_error();
         drop(sender);
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
 }
 
@@ -159,7 +143,7 @@ const PREFIX: &str = "frame-prefix=rocket-welder";
 
 #[test]
 fn number_pts_and_exposure_time_are_where_the_sdk_looks() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("rw-metadata");
     let sender = Pipeline::play(&format!(
         "appsrc name=in format=time caps=video/x-raw,format=GRAY8,width=10,height=4,framerate=25/1 \
@@ -195,12 +179,12 @@ fn number_pts_and_exposure_time_are_where_the_sdk_looks() {
     ended(client, "stopped");
     sender.no_error();
     drop(sender);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn the_one_way_controller_with_metadata_of_this_sdk_version_cannot_work() {
-    let _turn = turn();
+    let _turn = python::turn();
     // It calls what it does not have. When a newer one has it, docs/rocketwelder.md has to say so.
     let name = Name::new("rw-controller");
     let sender = Pipeline::play(&format!(
@@ -215,12 +199,12 @@ fn the_one_way_controller_with_metadata_of_this_sdk_version_cannot_work() {
     assert_eq!(ended.out.trim_end(), "ended");
     let why = "has no attribute '_parse_metadata_from_reader'";
     assert!(ended.err.contains(why), "{ended:?}");
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn the_connection_string_of_a_container_works_to_the_end_of_the_stream() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("rw-container");
     // As gst-launch-1.0 would: an encoder's format is not one that the SDK reads.
     let source = "videotestsrc num-buffers=40 pattern=ball ! video/x-raw,format=I420,width=64,height=48 \
@@ -241,12 +225,12 @@ fn the_connection_string_of_a_container_works_to_the_end_of_the_stream() {
     ended(client, "ended");
     let counts = ["frames", "in-place", "copied"].map(|it| sender.stat("sink", it));
     assert_eq!(counts, [40, 0, 40]);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn clients_come_and_go_and_what_they_draw_is_on_no_frame_of_ours() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("rw-draws");
     let source = "videotestsrc pattern=black ! video/x-raw,format=GRAY8,width=16,height=8";
     let expected = pictures(source, 1).remove(0);
@@ -266,14 +250,14 @@ fn clients_come_and_go_and_what_they_draw_is_on_no_frame_of_ours() {
         ended(client, "stopped");
         let seen = Picture::of(&sender.appsink("out").pull_sample().unwrap());
         assert_eq!(seen.crc(), expected.crc());
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
     sender.no_error();
 }
 
 #[test]
 fn the_sdk_says_so_when_it_is_sent_what_it_does_not_read() {
-    let _turn = turn();
+    let _turn = python::turn();
     // Why there is frame-prefix, and why it takes no other formats.
     let rgb = "video/x-raw,format=RGB,width=16,height=8";
     for (caps, why) in [
@@ -312,7 +296,7 @@ fn drawn(picture: &Picture) -> Vec<u8> {
 
 #[test]
 fn the_duplex_client_works_on_frames_of_every_format_and_width() {
-    let _turn = turn();
+    let _turn = python::turn();
     for (format, width) in [("RGB", 37), ("BGR", 40), ("ARGB", 37), ("GRAY8", 39)] {
         let name = Name::new("rw-duplex");
         let source = format!(
@@ -337,13 +321,13 @@ fn the_duplex_client_works_on_frames_of_every_format_and_width() {
         assert_eq!(counts, [6, 6, 0, 0, 0, 0]);
         ended(client, "stopped");
         drop(pipeline);
-        remove_what_python_leaves(&name);
+        name.remove_what_python_leaves();
     }
 }
 
 #[test]
 fn the_duplex_controller_tells_number_and_pts_of_each_request() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("rw-duplex-told");
     let pipeline = Pipeline::play(&format!(
         "videotestsrc num-buffers=5 ! video/x-raw,format=RGB,width=18,height=8,framerate=25/1 \
@@ -364,12 +348,12 @@ fn the_duplex_controller_tells_number_and_pts_of_each_request() {
     pipeline.end();
     ended(client, "stopped");
     drop(pipeline);
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }
 
 #[test]
 fn the_duplex_connection_string_of_a_container_works_to_the_end_of_the_stream() {
-    let _turn = turn();
+    let _turn = python::turn();
     let name = Name::new("rw-duplex-container");
     let source = "videotestsrc num-buffers=20 pattern=ball ! video/x-raw,format=I420,width=64,height=48 \
                   ! videoconvert ! video/x-raw,format=RGB";
@@ -401,5 +385,5 @@ fn the_duplex_connection_string_of_a_container_works_to_the_end_of_the_stream() 
     client.tell("");
     let ended = client.wait().expect_success();
     assert_eq!((ended.out.trim_end(), &*ended.err), ("running", ""));
-    remove_what_python_leaves(&name);
+    name.remove_what_python_leaves();
 }

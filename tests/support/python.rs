@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What pip installs, from its default index, and nothing else: the SDK wants OpenCV with windows,
 /// and a database client, none of which it imports.
@@ -22,6 +22,13 @@ const PACKAGES: [&str; 6] = [
 /// Without libatomic the package changes the free bytes by plain load and store, and loses updates.
 const CHECK: &str = "import zerobuffer.oieb_view as view, sys\n\
     sys.exit(0 if view._libatomic is not None else 'libatomic.so.1 is missing')";
+
+/// A Python reader that starts tries the lock of every buffer for a moment, whose reader may be
+/// starting too, and removes what dead readers left. So tests that start one take turns.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A command that runs `tests/python/SCRIPT` with the package at hand.
 pub fn script(script: &str) -> Command {
