@@ -68,6 +68,7 @@ fn an_address_makes_either_element_with_its_properties_and_is_told_again() {
 
 #[test]
 fn any_name_can_be_an_address() {
+    init();
     for name in ["a b", "50%", "?&=#+", "ü→", "[::1]:80", "user@host", "%41"] {
         let source = gst::ElementFactory::make("zerobuffersrc").property("buffer-name", name);
         let uri = address(&source.build().unwrap()).unwrap();
