@@ -1,4 +1,4 @@
-//! What both elements share: how protocol errors become GStreamer's, and their statistics.
+//! What the elements share: how protocol errors become GStreamer's, and their statistics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,7 +45,7 @@ pub fn checked_name(name: Option<&str>) -> Result<String, gst::ErrorMessage> {
     Ok(name.into())
 }
 
-/// Counts since the element was started.
+/// Counts since the element was started. Relaxed throughout: nothing is handed over with them.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub frames: AtomicU64,
@@ -92,16 +92,19 @@ impl Counters {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Takes so much off a counter, and no more than there is.
+    pub fn take_off(counter: &AtomicU64, count: u64) {
+        let less = |now: u64| Some(now.saturating_sub(count));
+        // It fails only where there is nothing to store.
+        let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Takes over what a connection counted, when it ends.
     pub fn end(&self, connection: Connection) {
         Self::add(&self.waits, connection.waits);
         Self::add(&self.copied, connection.moved);
         // A frame copied at once was never counted as in place by who took it over.
-        let _ = self
-            .in_place
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                Some(count.saturating_sub(connection.moved))
-            });
+        Self::take_off(&self.in_place, connection.moved);
     }
 
     /// The `stats` property.
@@ -124,7 +127,7 @@ impl Counters {
     }
 }
 
-/// The blurb of the `stats` property, for both elements.
+/// The blurb of the `stats` property of sink and source.
 pub const STATS_BLURB: &str = "Counts since the start (uint64 each): frames and bytes passed, \
     frames dropped, waits for the peer, frames that stayed in place and frames that were copied; \
     and now: bytes of the ring used, its size in bytes, the peer's process id (0 = none)";

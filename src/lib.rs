@@ -2,10 +2,12 @@
 //!
 //! * [`protocol`] (its main types also here): the ZeroBuffer v1.0.0 library for plain Rust programs.
 //! * [`duplex`]: requests and answers between two processes, in that library.
+//! * [`inspect`], [`offers`]: what others see of buffers, and of who has something to send.
 //! * [`testing`]: names and patterns for tests across languages.
 //! * With the feature `plugin` (default): the GStreamer plugin `zerobuffer` with the elements
-//!   `zerobuffersink`, `zerobuffersrc` and `zerobufferfilter`. Loaded from libgstzerobuffer.so, or registered by an
-//!   application that links this crate: `gstzerobuffer::plugin_register_static()`.
+//!   `zerobuffersink`, `zerobuffersrc` and `zerobufferfilter`. Loaded from libgstzerobuffer.so, or
+//!   registered by an application that links this crate:
+//!   `gstzerobuffer::plugin_register_static()`.
 
 #![warn(missing_docs)]
 

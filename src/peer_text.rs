@@ -88,6 +88,7 @@ impl Names {
             .map(|word| word.len() + EACH)
             .sum();
         let less = |left: usize| Some(left.saturating_sub(kept));
+        // It fails only where there is nothing to store.
         let _ = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         Some(parsed)
     }

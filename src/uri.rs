@@ -1,4 +1,4 @@
-//! Addresses of buffers: `zerobuffer://NAME?property=value&…`, for both elements.
+//! Addresses of buffers: `zerobuffer://NAME?property=value&…`, for sink and source.
 //!
 //! Bytes of a name or value that mean something in an address are written as `%` and two
 //! hexadecimal digits. What may stand behind the `?` is the element's own properties.

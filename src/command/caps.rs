@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use gstzerobuffer::inspect::Inspection;
 use serde_json::Value;
 
+/// So many frames of a ring are looked at for caps that came later than the metadata: [`Caps::of`].
+pub const HEADS: usize = 64;
+
 /// What a stream is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caps {

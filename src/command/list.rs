@@ -8,11 +8,8 @@ use gstzerobuffer::inspect::{self, FOLDERS, Inspection, Life, Peer};
 use serde_json::Value;
 
 use crate::arguments::List;
-use crate::caps::Caps;
+use crate::caps::{Caps, HEADS};
 use crate::{Failure, json, text};
-
-/// So many frames are looked at for caps that came later than the metadata.
-const HEADS: usize = 64;
 
 /// The names of all buffers. Where nobody lets us look it is an error, and not that there are none.
 pub fn names() -> Result<Vec<String>, Failure> {

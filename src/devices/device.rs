@@ -80,6 +80,7 @@ impl super::ZeroBufferDevice {
             .property("caps", &seen.caps)
             .property("properties", properties)
             .build();
+        // It is new, so the cell is empty.
         let _ = device.imp().seen.set(seen.clone());
         device
     }

@@ -88,6 +88,7 @@ impl DeviceProviderImpl for ZeroBufferDeviceProvider {
             interrupt.set();
             // It may be this one, which has the last reference.
             if watching.thread().id() != thread::current().id() {
+                // A panic there has been told; nothing of it is left to be done here.
                 let _ = watching.join();
             }
         }

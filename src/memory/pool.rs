@@ -120,6 +120,7 @@ mod imp {
                 && buffer.meta::<gst_video::VideoMeta>().is_none()
             {
                 let planes = video.n_planes() as usize;
+                // Without it the layout is the default one, which these are.
                 let _ = gst_video::VideoMeta::add_full(
                     buffer,
                     gst_video::VideoFrameFlags::empty(),

@@ -76,6 +76,7 @@ impl Drop for Owned {
 /// file, without which nobody removes a name.
 fn remove(names: &Names, file: &ShmFile) {
     if file.is_linked() {
+        // What cannot be removed stays, to be taken over with the name.
         let _ = Semaphore::unlink(&names.sem_write);
         let _ = Semaphore::unlink(&names.sem_read);
         let _ = ShmFile::unlink(&names.segment);
@@ -185,6 +186,7 @@ fn move_over(old: &Owned, old_sizes: &Sizes, names: &Names, next: &Names) -> io:
     }
 }
 
+/// Removes what has these names. What is not there, or another user's, is no reason to stop.
 fn unlink_all(names: &Names) {
     let _ = ShmFile::unlink(&names.segment);
     let _ = Semaphore::unlink(&names.sem_write);

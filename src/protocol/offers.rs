@@ -6,7 +6,6 @@
 //! leaves a slot for the next. The last one removes the file. See `docs/protocol.md`, "Offers".
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use super::buffer::check_name;
 use super::error::{Error, Result};
 use crate::sys::host;
-use crate::sys::look::Look;
+use crate::sys::look::{Look, names_in};
 use crate::sys::process;
 use crate::sys::shm::{self, ShmFile};
 
@@ -87,6 +86,7 @@ impl Offer {
                 continue;
             }
             let taken = take_slot(&file);
+            // It cannot fail with a lock that we have, and would go with the file.
             let _ = file.unlock_byte(GATE);
             let offer = Offer {
                 name: name.into(),
@@ -123,6 +123,7 @@ impl Drop for Offer {
     fn drop(&mut self) {
         // Nobody comes meanwhile; where the gate cannot be had, the file stays for the next.
         let alone = pass_gate(&self.file).is_ok();
+        // What fails here goes with the file, or stays for the next one to remove.
         let _ = self.file.unlock_byte(self.slot as i64);
         let used = |slot| self.file.is_byte_locked(slot).unwrap_or(true);
         if alone && self.file.is_linked() && !(0..GATE).any(used) {
@@ -159,9 +160,7 @@ fn take_slot(file: &ShmFile) -> io::Result<u64> {
 /// several for one buffer one is told.
 pub fn offers() -> Vec<Offered> {
     let mut found = BTreeMap::new();
-    let entries = fs::read_dir(shm::DIRECTORY).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    for file in names.filter(|name| name.starts_with(FILE)) {
+    for file in names_in(shm::DIRECTORY).filter(|name| name.starts_with(FILE)) {
         let Ok(look) = Look::open(&shm::path(&file)) else {
             continue;
         };

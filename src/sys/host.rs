@@ -1,6 +1,5 @@
 //! What the machine gives this process: room, limits, namespaces, users.
 
-use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -103,14 +102,11 @@ pub fn c_library() -> String {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: it returns a string that is never changed or freed.
-        let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
+        let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
         format!("glibc {}", version.to_string_lossy())
     }
     #[cfg(not(target_env = "gnu"))]
-    {
-        let _ = CStr::to_bytes;
-        "not glibc".into()
-    }
+    "not glibc".into()
 }
 
 /// The clock that all processes of a machine share (CLOCK_MONOTONIC).

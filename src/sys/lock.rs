@@ -131,7 +131,7 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        // Before unlocking.
+        // Before unlocking. Where the folder forbids it the file stays, and is taken over by the next.
         let _ = self.unlink();
     }
 }
@@ -199,6 +199,7 @@ impl Folder {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         let file = self.open_with(name, flags)?;
         if let Err(err) = access.give(&file) {
+            // The first error counts.
             let _ = unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir);
             return Err(err);
         }

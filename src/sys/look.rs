@@ -12,7 +12,14 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+
+use super::shm;
+
+/// The names in a folder, those that are text; none if it cannot be looked into.
+pub fn names_in(folder: &str) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
 
 /// What the system says of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,9 +92,7 @@ impl Look {
 
     /// Whether anybody holds a lock on this byte. This asks, and takes none.
     pub fn is_byte_locked(&self, byte: i64) -> io::Result<bool> {
-        let mut probe = super::shm::byte_lock(byte);
-        fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe))?;
-        Ok(i32::from(probe.l_type) != libc::F_UNLCK)
+        shm::is_byte_locked(&self.file, byte)
     }
 }
 
@@ -129,6 +134,8 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
 
+    use nix::fcntl::{FcntlArg, fcntl};
+
     #[test]
     fn a_look_is_for_plain_files_and_stays_inside() {
         let folder = tempfile::tempdir().unwrap();
@@ -153,7 +160,7 @@ mod tests {
     #[test]
     fn pages_that_nobody_touched_are_not_made() {
         let name = format!("zb-unit-look-{}", std::process::id());
-        let path = super::super::shm::path(&name);
+        let path = shm::path(&name);
         let file = File::create_new(&path).unwrap();
         file.set_len(1 << 20).unwrap();
         let look = Look::open(&path).unwrap();
@@ -179,7 +186,7 @@ mod tests {
         assert_eq!(held(), None);
 
         assert!(!look.is_byte_locked(1).unwrap());
-        let lock = super::super::shm::byte_lock(1);
+        let lock = shm::byte_lock(1);
         fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();
         assert!(look.is_byte_locked(1).unwrap());
         assert!(!look.is_byte_locked(0).unwrap());

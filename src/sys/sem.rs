@@ -53,6 +53,7 @@ impl Semaphore {
             Ok(sem)
         });
         if made.is_err() {
+            // The first error counts.
             let _ = Self::unlink(other_name);
         }
         made

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -21,7 +20,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use super::access::Access;
 use super::fault::{Gone, Guard};
-use super::page_size;
+use super::{host, page_size};
 
 /// Where Linux keeps POSIX shared memory. Only texts, permissions and changes of a name use it; the
 /// objects themselves are reached through `shm_open`.
@@ -115,7 +114,8 @@ impl ShmFile {
     /// clears the pages, so between steps of some milliseconds it asks whether to go on: `EINTR` if
     /// not, and the next call goes on there.
     pub fn reserve(&mut self, len: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
-        if len > most_of_a_file() {
+        // Who wants more gets a signal that ends the process.
+        if host::file_size().is_ok_and(|most| len > most.soft) {
             let what = "a file of this process may not be so large (ulimit -f)";
             return Err(io::Error::other(what));
         }
@@ -177,9 +177,7 @@ impl ShmFile {
 
     /// Whether another open file description holds the lock on `byte`.
     pub fn is_byte_locked(&self, byte: i64) -> io::Result<bool> {
-        let mut probe = byte_lock(byte);
-        fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe))?;
-        Ok(i32::from(probe.l_type) != libc::F_UNLCK)
+        is_byte_locked(&self.file, byte)
     }
 
     /// Maps `len` bytes. `EINVAL` if the object is smaller. If it becomes smaller later, what was
@@ -208,18 +206,6 @@ impl AsRawFd for ShmFile {
     }
 }
 
-/// RLIMIT_FSIZE: who wants more gets a signal that ends the process.
-fn most_of_a_file() -> u64 {
-    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
-    // SAFETY: room for a rlimit, of which all zeros is valid.
-    unsafe {
-        match libc::getrlimit(libc::RLIMIT_FSIZE, limit.as_mut_ptr()) {
-            0 => limit.assume_init().rlim_cur,
-            _ => u64::MAX,
-        }
-    }
-}
-
 pub(super) fn byte_lock(byte: i64) -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as i16,
@@ -229,6 +215,13 @@ pub(super) fn byte_lock(byte: i64) -> libc::flock {
         // Must be 0 for locks on an open file description (fcntl(2)).
         l_pid: 0,
     }
+}
+
+/// Whether another open file description holds the lock on `byte`. This asks, and takes none.
+pub(super) fn is_byte_locked(file: &File, byte: i64) -> io::Result<bool> {
+    let mut probe = byte_lock(byte);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe))?;
+    Ok(i32::from(probe.l_type) != libc::F_UNLCK)
 }
 
 /// A mapped shared memory object.

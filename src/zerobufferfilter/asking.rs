@@ -21,7 +21,7 @@ const LEAST_PAYLOAD_SIZE: u64 = 1 << 20;
 const OTHER_PAYLOAD_SIZE: u64 = 8 << 20;
 /// Room for caps with the headers of a codec in them.
 const METADATA_SIZE: u64 = 64 << 10;
-/// The same, where the worker is about to be done.
+/// A sleep where the worker is about to be done.
 const MOMENT: Duration = Duration::from_micros(100);
 /// Frames that a pipeline may keep to itself (an encoder that looks ahead, videorate) beside those that
 /// may be in flight: when it has taken all and gives nothing for so long, it gets one more.
@@ -304,6 +304,7 @@ impl ZeroBufferFilter {
             gst::EventView::FlushStart(_) => {
                 self.stop_with(gst::FlowError::Flushing);
                 let sent = self.src_pad.push_event(event);
+                // It fails only where there is no task.
                 let _ = self.src_pad.pause_task();
                 return sent;
             }
@@ -360,6 +361,7 @@ impl ZeroBufferFilter {
                 gst::EventType::Caps,
             ];
             if event.is_sticky() && !again.contains(&event.type_()) {
+                // A pad that is flushed once more takes none, and gets them again.
                 let _ = self.src_pad().store_sticky_event(&event);
             }
         }

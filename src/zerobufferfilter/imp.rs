@@ -320,6 +320,7 @@ impl ObjectImpl for ZeroBufferFilter {
         }
         if pspec.name() == "latency" {
             let message = gst::message::Latency::builder().src(&*self.obj()).build();
+            // There is nobody to tell it to where there is no bus.
             let _ = self.obj().post_message(message);
         }
     }

@@ -286,6 +286,7 @@ fn describe(
         {
             continue;
         }
+        // Those that cannot be copied stay behind.
         let _ = meta.transform(answer, &gst::meta::MetaTransformCopy::new(..));
     }
     let mut ours = Records::new();

@@ -52,23 +52,14 @@ impl Rounds {
             lost,
             doubled,
             dropped,
-            passed_through,
+            passed_through: passed,
             workers,
             in_place,
             copied,
             times: _,
         } = self;
         for counter in [
-            answered,
-            late,
-            skipped,
-            lost,
-            doubled,
-            dropped,
-            passed_through,
-            workers,
-            in_place,
-            copied,
+            answered, late, skipped, lost, doubled, dropped, passed, workers, in_place, copied,
         ] {
             counter.store(0, Ordering::Relaxed);
         }
@@ -137,11 +128,7 @@ impl Rounds {
     /// Takes over what a ring of answers counted, when it is left.
     pub fn end(&self, answering: Connection) {
         Counters::add(&self.copied, answering.moved);
-        let _ = self
-            .in_place
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                Some(count.saturating_sub(answering.moved))
-            });
+        Counters::take_off(&self.in_place, answering.moved);
     }
 }
 

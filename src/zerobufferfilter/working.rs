@@ -40,6 +40,7 @@ impl ZeroBufferFilter {
             loop {
                 if flow.result.is_err() {
                     drop(flow);
+                    // It is this one.
                     let _ = self.src_pad.pause_task();
                     return;
                 }

@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use gstzerobuffer::inspect::{self, Follower, Inspection, host};
 
-use crate::caps::Caps;
-
-/// So many frames are looked at for caps that came later than the metadata.
-const HEADS: usize = 64;
+use crate::caps::{Caps, HEADS};
 
 /// A buffer in the interval that is over.
 pub struct Measured {

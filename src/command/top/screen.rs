@@ -106,6 +106,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        // Where the terminal has gone there is nothing to give back, and nobody to tell.
         let _ = execute!(
             self.out,
             cursor::Show,

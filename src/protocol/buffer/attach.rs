@@ -105,6 +105,7 @@ fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> 
         if abilities != Abilities::default() {
             extension::note_writer(segment, &sizes, 0);
         }
+        // Release: as in `handoff::leave`. If it fails it is no longer ours.
         let _ = oieb.word(offset::WRITER_PID).compare_exchange(
             process::id(),
             0,

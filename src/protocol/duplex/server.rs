@@ -385,6 +385,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         drop(self.jobs.take());
         for thread in self.threads.drain(..) {
+            // Handlers that panic are caught.
             let _ = thread.join();
         }
     }

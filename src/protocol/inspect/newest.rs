@@ -98,7 +98,6 @@ pub enum NotSeen {
 /// # Errors
 /// [`NotSeen`].
 pub fn newest(name: &str, timeout: Duration) -> Result<Newest, NotSeen> {
-    let names = Names::new(name)?;
     let start = Instant::now();
     let seen = Inspection::of(name)?;
     let unknown = |why: &str| NotSeen::Unknown {
@@ -111,9 +110,7 @@ pub fn newest(name: &str, timeout: Duration) -> Result<Newest, NotSeen> {
         (_, Err(_)) => return Err(unknown("it is not finished")),
         _ => {}
     }
-    let look = Look::open(&shm::path(&names.segment))
-        .map_err(|err| names.os("opening the shared memory", err))?;
-    let mut seeker = Seeker::new(look, name)?;
+    let mut seeker = Seeker::of(name)?;
     let mut fallback: Option<Newest> = None;
     let mut found_any = false;
     loop {
@@ -159,11 +156,8 @@ impl Follower {
     /// # Errors
     /// [`NotSeen::Buffer`], [`NotSeen::Unknown`].
     pub fn of(name: &str) -> Result<Self, NotSeen> {
-        let names = Names::new(name)?;
-        let look = Look::open(&shm::path(&names.segment))
-            .map_err(|err| names.os("opening the shared memory", err))?;
         Ok(Follower {
-            seeker: Seeker::new(look, name)?,
+            seeker: Seeker::of(name)?,
             newest: None,
         })
     }
@@ -209,7 +203,10 @@ struct Seeker {
 }
 
 impl Seeker {
-    fn new(look: Look, name: &str) -> Result<Self, NotSeen> {
+    fn of(name: &str) -> Result<Self, NotSeen> {
+        let names = Names::new(name)?;
+        let look = Look::open(&shm::path(&names.segment))
+            .map_err(|err| names.os("opening the shared memory", err))?;
         let unknown = |why: &str| NotSeen::Unknown {
             name: name.into(),
             why: why.into(),

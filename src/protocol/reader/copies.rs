@@ -28,11 +28,12 @@ pub(super) struct Fates {
     /// Bytes of the ring that were handed out so far.
     handed: u64,
     /// The copied frames that the ring would still hold, in its order.
-    copies: VecDeque<Copy>,
+    copies: VecDeque<Copied>,
 }
 
+/// A frame that was handed out as a copy.
 #[derive(Debug)]
-struct Copy {
+struct Copied {
     ticket: Ticket,
     /// Bytes handed out before it.
     start: u64,
@@ -55,7 +56,7 @@ impl Fates {
         let start = self.handed;
         self.lent(cost);
         if self.copying {
-            self.copies.push_back(Copy {
+            self.copies.push_back(Copied {
                 ticket,
                 start,
                 released: false,
