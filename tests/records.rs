@@ -728,6 +728,12 @@ fn what_is_not_known_is_left_out_or_ends_the_stream() {
     let records = message(reader.read(Wait::no()).unwrap());
     assert_eq!((records.time(), records.layout()), (None, None));
     assert_eq!(records.iter().count(), 3);
+    // Those that are known may be required, whatever they say.
+    let required: Vec<u8> = (1..=6)
+        .flat_map(|kind| record(kind, 1, 8, &[1; 8]))
+        .collect();
+    let at = put(at, &required);
+    assert!(matches!(reader.read(Wait::no()), Ok(Item::Resize(_))));
     // It must be known.
     put(at, &record(50, 1, 8, &[1; 8]));
     for _ in 0..2 {

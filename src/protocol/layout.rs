@@ -22,6 +22,8 @@ pub const METADATA_PREFIX_SIZE: u64 = 8;
 pub const VERSION: [u8; 4] = [1, 0, 0, 0];
 /// The sequence number of each writer's first frame.
 pub const FIRST_SEQUENCE: u64 = 1;
+/// Longer metadata is not copied by who has not made its buffer: a peer says how long it is.
+pub const MOST_METADATA: u64 = 16 << 20;
 
 /// Offsets of the OIEB's fields.
 pub mod offset {
@@ -67,6 +69,28 @@ pub const fn first_word() -> u64 {
     OIEB_SIZE | (u32::from_le_bytes([major, minor, patch, reserved]) as u64) << 32
 }
 
+/// The number at this place; 0 where there are too few bytes.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let number = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    number.copied().map_or(0, u64::from_le_bytes)
+}
+
+/// What the header of a frame says: its size and its sequence number.
+pub(crate) fn header(bytes: &[u8; FRAME_HEADER_SIZE as usize]) -> (u64, u64) {
+    (u64_at(bytes, 0), u64_at(bytes, 8))
+}
+
+/// Why a segment is not that of a buffer, or not yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Misfit {
+    /// It is being made.
+    Unfinished,
+    /// It is of another version, whose first number this is.
+    Version(u8),
+    /// It is something else; the text says what is wrong with it.
+    Other(String),
+}
+
 /// Our own copy of the sizes in an OIEB, checked once and never read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -85,6 +109,29 @@ impl Sizes {
         };
         sizes.total()?;
         Some(sizes)
+    }
+
+    /// Those of a segment of `len` bytes that begins with this word, if they can be.
+    pub(crate) fn checked(self, first: u64, len: u64) -> Result<Self, Misfit> {
+        if first == 0 {
+            return Err(Misfit::Unfinished);
+        }
+        let (size, version) = (first as u32, ((first >> 32) as u32).to_le_bytes());
+        if u64::from(size) != OIEB_SIZE {
+            let what = format!("its first field is {size} instead of {OIEB_SIZE}");
+            return Err(Misfit::Other(what));
+        }
+        if version[0] != VERSION[0] {
+            return Err(Misfit::Version(version[0]));
+        }
+        let fits = self.total().is_some_and(|total| total <= len);
+        if !fits || self.payload == 0 || !self.metadata.is_multiple_of(8) {
+            return Err(Misfit::Other(format!(
+                "blocks of {} and {} bytes in a segment of {len}",
+                self.metadata, self.payload
+            )));
+        }
+        Ok(self)
     }
 
     /// Bytes of the whole segment.

@@ -19,7 +19,9 @@ use super::buffer::{self, Created, Names, Owned};
 use super::error::{Error, Result};
 use super::extension::WRITER_LOCK;
 use super::handoff;
-use super::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset};
+use super::layout::{
+    self, FIRST_SEQUENCE, FRAME_HEADER_SIZE, METADATA_PREFIX_SIZE, OIEB_SIZE, Oieb, Sizes, offset,
+};
 use super::liveness::Watch;
 use super::ring::{self, Found, LEAST_BLOCK, NoFrame};
 use super::wait::{Wait, Waiting};
@@ -553,17 +555,11 @@ impl Shared {
     }
 
     fn header(&self, at: u64) -> (u64, u64) {
-        let mut bytes = [0; 16];
+        let mut bytes = [0; FRAME_HEADER_SIZE as usize];
+        let start = self.sizes.payload_start() + at;
         // Outside of the ring it reads as 0: no frame.
-        let _ = self
-            .segment
-            .load((self.sizes.payload_start() + at) as usize, &mut bytes);
-        let [a, b] = [0, 8].map(|at| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(word)
-        });
-        (a, b)
+        let _ = self.segment.load(start as usize, &mut bytes);
+        layout::header(&bytes)
     }
 
     /// Whether the ring holds nothing that has not been handed out.

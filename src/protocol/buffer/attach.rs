@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{Names, TRIES};
 use crate::protocol::error::{Error, Result};
 use crate::protocol::extension::{self, Abilities, READER_LOCK, WRITER_LOCK};
-use crate::protocol::layout::{OIEB_SIZE, Oieb, Sizes, VERSION, offset};
+use crate::protocol::layout::{Misfit, OIEB_SIZE, Oieb, Sizes, offset};
 use crate::protocol::liveness::{Hints, Patience, Watch};
 use crate::sys::process;
 use crate::sys::sem::{self, Semaphore};
@@ -164,32 +164,20 @@ pub(super) fn check(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {
     let first = oieb
         .word(offset::OIEB_SIZE_AND_VERSION)
         .load(Ordering::Acquire);
-    if first == 0 {
-        // Being made.
-        return Err(names.not_found());
-    }
-    let (size, version) = (first as u32, ((first >> 32) as u32).to_le_bytes());
-    if u64::from(size) != OIEB_SIZE {
-        return Err(names.corrupt(format!("its first field is {size} instead of 128")));
-    }
-    if version[0] != VERSION[0] {
-        return Err(Error::Version {
-            name: names.name.clone(),
-            major: version[0],
-        });
-    }
     let sizes = Sizes {
         metadata: oieb.get(offset::METADATA_SIZE),
         payload: oieb.get(offset::PAYLOAD_SIZE),
     };
-    let fits = sizes.total().is_some_and(|total| total <= len as u64);
-    if !fits || sizes.payload == 0 || !sizes.metadata.is_multiple_of(8) {
-        return Err(names.corrupt(format!(
-            "blocks of {} and {} bytes in a segment of {len}",
-            sizes.metadata, sizes.payload
-        )));
-    }
-    Ok(sizes)
+    sizes
+        .checked(first, len as u64)
+        .map_err(|misfit| match misfit {
+            Misfit::Unfinished => names.not_found(),
+            Misfit::Version(major) => Error::Version {
+                name: names.name.clone(),
+                major,
+            },
+            Misfit::Other(what) => names.corrupt(what),
+        })
 }
 
 /// Makes this process the writer: the lock keeps our own writers apart, the compare-and-swap the

@@ -27,7 +27,7 @@ pub const READS_RECORDS: u64 = 1 << 3;
 pub const RESIZES: u64 = 1 << 4;
 
 /// Where its words are.
-mod field {
+pub mod field {
     pub const MAGIC: u64 = 0x00;
     pub const ABILITIES: u64 = 0x08;
     pub const ATTACHMENTS: u64 = 0x10;
@@ -128,6 +128,7 @@ fn is_there(segment: &Segment, sizes: &Sizes) -> bool {
 /// What the reader said; nothing if it did not, or if metadata lies over it.
 pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
     match word(segment, sizes, field::ABILITIES) {
+        // Relaxed: the word by which the buffer was known to be finished came after (`greet`).
         Some(word) if is_there(segment, sizes) => Abilities(word.load(Ordering::Relaxed)),
         _ => Abilities::default(),
     }
@@ -163,14 +164,19 @@ pub fn note_writer(segment: &Segment, sizes: &Sizes, pid: u64) {
     }
 }
 
+/// The pids in the word `WRITER`: of the writer of now, and of the one that takes its place.
+pub fn writers(word: u64) -> [u64; 2] {
+    [word & NOW, word >> NEXT]
+}
+
 /// Whether the writer of this pid holds the lock while it lives.
 pub fn is_noted_writer(segment: &Segment, sizes: &Sizes, pid: u64) -> bool {
     // Not by what metadata happen to say there.
     pid != 0
         && is_there(segment, sizes)
         && word(segment, sizes, field::WRITER).is_some_and(|word| {
-            let noted = word.load(Ordering::Relaxed);
-            noted & NOW == pid || noted >> NEXT == pid
+            // Relaxed: said before the pid came into the OIEB (`note_next_writer`).
+            writers(word.load(Ordering::Relaxed)).contains(&pid)
         })
 }
 
@@ -197,6 +203,7 @@ pub fn replaced<'a>(segment: &'a Segment, sizes: &Sizes) -> Option<&'a AtomicU64
 pub fn wanted(segment: &Segment, sizes: &Sizes) -> u64 {
     // Long metadata of a v1 writer may lie there.
     match word(segment, sizes, field::WANTED) {
+        // Acquire, with the Release in `want`.
         Some(word) if is_there(segment, sizes) => word.load(Ordering::Acquire),
         _ => 0,
     }
@@ -242,5 +249,6 @@ pub fn is_ended(segment: &Segment, sizes: &Sizes) -> bool {
 /// Reader: not 0 once a writer of ours has attached. Long metadata of a v1 writer may lie there
 /// too, which says the same.
 pub fn attachments(segment: &Segment, sizes: &Sizes) -> u64 {
+    // Acquire, with the Release in `count_attachment`.
     word(segment, sizes, field::ATTACHMENTS).map_or(0, |word| word.load(Ordering::Acquire))
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::protocol::layout::u64_at;
+
 /// Bytes before the value of each record: its kind, its flags, the length of the value.
 const RECORD_HEADER_SIZE: usize = 8;
 /// Records begin at multiples of this in their row.
@@ -21,6 +23,8 @@ mod kind {
     pub const RESIZE: u16 = 4;
     pub const ANSWER: u16 = 5;
     pub const REQUEST: u16 = 6;
+    /// The last of them.
+    pub const LAST: u16 = REQUEST;
 }
 
 /// Most planes in a [`FrameLayout`].
@@ -337,7 +341,7 @@ impl Records {
         let mut rows = Rows(&bytes);
         for record in rows.by_ref() {
             let record = record?;
-            if record.required && (kind::RESIZE + 1..FIRST_USER_KIND).contains(&record.kind) {
+            if record.required && (kind::LAST + 1..FIRST_USER_KIND).contains(&record.kind) {
                 return Err(Malformed::Unknown(record.kind));
             }
         }
@@ -387,11 +391,4 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
         .first_chunk()
         .copied()
         .map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..]
-        .first_chunk()
-        .copied()
-        .map_or(0, u64::from_le_bytes)
 }

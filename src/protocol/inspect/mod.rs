@@ -35,18 +35,18 @@ pub use newest::{Follower, Newest, NotSeen, Surety, newest};
 pub use peer::{Life, Peer, Process};
 pub use ring::{FrameHead, RingView};
 
+pub use super::layout::MOST_METADATA;
 pub use crate::sys::host;
 pub use crate::sys::look::FileFacts;
 
 use super::buffer::{self, Names};
 use super::error::Result;
-use super::extension::{Abilities, HELLO_MAGIC, HELLO_SIZE, READER_LOCK, WRITER_LOCK};
-use super::layout::{METADATA_PREFIX_SIZE, OIEB_SIZE, Sizes, VERSION, offset};
+use super::extension::{
+    Abilities, HELLO_MAGIC, HELLO_SIZE, READER_LOCK, WRITER_LOCK, field, writers,
+};
+use super::layout::{METADATA_PREFIX_SIZE, Misfit, OIEB_SIZE, Sizes, VERSION, offset, u64_at};
 use crate::sys::look::{FlockTable, Look};
 use crate::sys::{process, sem, shm};
-
-/// Longer metadata is not read.
-pub const MOST_METADATA: u64 = 16 << 20;
 
 /// How often a buffer that changes while it is read is read again.
 const TRIES: usize = 16;
@@ -119,11 +119,7 @@ impl Numbers {
     fn read(look: &Look) -> Option<Self> {
         let mut bytes = [0; OIEB_SIZE as usize];
         look.read(0, &mut bytes).then(|| {
-            let word = |at: usize| {
-                let mut word = [0; 8];
-                word.copy_from_slice(&bytes[at..at + 8]);
-                u64::from_le_bytes(word)
-            };
+            let word = |at: usize| u64_at(&bytes, at);
             let first = word(offset::OIEB_SIZE_AND_VERSION);
             Numbers {
                 oieb_size: first as u32,
@@ -159,31 +155,20 @@ impl Numbers {
     }
 
     fn sizes(&self, len: u64) -> std::result::Result<Sizes, Unknown> {
-        if (self.oieb_size, self.version) == (0, [0; 4]) {
-            return Err(Unknown::Unfinished);
-        }
-        let not = |what: String| Err(Unknown::NotABuffer(what));
-        if u64::from(self.oieb_size) != OIEB_SIZE {
-            return not(format!(
-                "its first field is {} instead of 128",
-                self.oieb_size
-            ));
-        }
-        if self.version[0] != VERSION[0] {
-            return not(format!("version {} and not 1", self.version[0]));
-        }
+        let version = u64::from(u32::from_le_bytes(self.version));
         let sizes = Sizes {
             metadata: self.metadata_size,
             payload: self.payload_size,
         };
-        let fits = sizes.total().is_some_and(|total| total <= len);
-        if !fits || sizes.payload == 0 || !sizes.metadata.is_multiple_of(8) {
-            return not(format!(
-                "blocks of {} and {} bytes in a segment of {len}",
-                sizes.metadata, sizes.payload
-            ));
-        }
-        Ok(sizes)
+        sizes
+            .checked(u64::from(self.oieb_size) | version << 32, len)
+            .map_err(|misfit| match misfit {
+                Misfit::Unfinished => Unknown::Unfinished,
+                Misfit::Version(major) => {
+                    Unknown::NotABuffer(format!("version {major} and not {}", VERSION[0]))
+                }
+                Misfit::Other(what) => Unknown::NotABuffer(what),
+            })
     }
 
     /// Bytes of the ring that the writer may not fill; more than there are is said as all.
@@ -201,6 +186,8 @@ pub struct Hello {
     pub attachments: u64,
     /// The pid of the writer of ours that holds the writer's lock; 0: none.
     pub writer: u64,
+    /// The pid of one that has the lock and is about to take the place; 0: none.
+    pub next_writer: u64,
     /// Free bytes that a writer of ours waits for; 0: it does not wait.
     pub wanted: u64,
     /// 1 once the reader has made the buffer anew.
@@ -226,33 +213,19 @@ impl Hello {
             return None;
         }
         let mut bytes = [0; HELLO_SIZE as usize];
-        let mut words = [0; 8];
         if !look.read(OIEB_SIZE + sizes.metadata - HELLO_SIZE, &mut bytes) {
             return None;
         }
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = bytes
-                .iter()
-                .rev()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-        }
-        let [
-            magic,
-            abilities,
-            attachments,
+        let word = |field: u64| u64_at(&bytes, field as usize);
+        let [writer, next_writer] = writers(word(field::WRITER));
+        (word(field::MAGIC) == HELLO_MAGIC).then(|| Hello {
+            abilities: word(field::ABILITIES),
+            attachments: word(field::ATTACHMENTS),
             writer,
-            wanted,
-            replaced,
-            ended,
-            _,
-        ] = words;
-        (magic == HELLO_MAGIC).then_some(Hello {
-            abilities,
-            attachments,
-            writer,
-            wanted,
-            replaced,
-            ended,
+            next_writer,
+            wanted: word(field::WANTED),
+            replaced: word(field::REPLACED),
+            ended: word(field::ENDED),
         })
     }
 
@@ -501,7 +474,7 @@ fn metadata(
     if sizes.metadata < METADATA_PREFIX_SIZE || !look.read(OIEB_SIZE, &mut prefix) {
         return Some(Err("the block has no room for a length".into()));
     }
-    let len = u64::from_le_bytes(prefix);
+    let len = u64_at(&prefix, 0);
     if len > sizes.metadata - METADATA_PREFIX_SIZE {
         let what = format!("a length of {len} in a block of {}", sizes.metadata);
         return Some(Err(what));
@@ -539,7 +512,8 @@ fn peers(
     let writer = peer::Traces {
         pid: writer_pid,
         locked: locked(WRITER_LOCK),
-        locks: writer_pid != 0 && hello.is_some_and(|hello| hello.writer == writer_pid),
+        locks: writer_pid != 0
+            && hello.is_some_and(|hello| [hello.writer, hello.next_writer].contains(&writer_pid)),
         lock_file: None,
         is_maker: false,
     };

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::Numbers;
 use crate::protocol::extension::records::{Malformed, Records};
-use crate::protocol::layout::{FRAME_HEADER_SIZE, Sizes};
+use crate::protocol::layout::{self, FRAME_HEADER_SIZE, Sizes};
 use crate::protocol::ring::{self, Found, NoFrame};
 use crate::sys::look::Look;
 
@@ -149,12 +149,8 @@ pub(super) fn find(look: &Look, sizes: &Sizes, at: u64) -> Result<Found, String>
 /// The header at this place in the ring; `None` if the segment has become shorter.
 pub(super) fn header(look: &Look, sizes: &Sizes, at: u64) -> Option<(u64, u64)> {
     let mut bytes = [0; FRAME_HEADER_SIZE as usize];
-    let word = |bytes: &[u8]| {
-        let bytes = bytes.iter().rev();
-        bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-    };
     look.read(sizes.payload_start() + at, &mut bytes)
-        .then(|| (word(&bytes[..8]), word(&bytes[8..])))
+        .then(|| layout::header(&bytes))
 }
 
 /// What is to be said of a frame that was found.

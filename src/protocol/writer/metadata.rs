@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Error, Result, Shared, Writer};
 use crate::protocol::handoff;
-use crate::protocol::layout::{FIRST_SEQUENCE, METADATA_PREFIX_SIZE, OIEB_SIZE, offset};
+use crate::protocol::layout::{
+    FIRST_SEQUENCE, METADATA_PREFIX_SIZE, MOST_METADATA, OIEB_SIZE, offset,
+};
 use crate::sys::shm::Place;
 
 impl Writer {
@@ -14,18 +16,16 @@ impl Writer {
         self.shared.state().metadata_written
     }
 
-    /// A copy of the metadata that the buffer has, from us or from a writer before.
+    /// A copy of the metadata that the buffer has, from us or from a writer before. `None` also if it is
+    /// said to be longer than its block, or than 16 MiB ([`MOST_METADATA`]).
     pub fn metadata(&self) -> Option<Vec<u8>> {
         let mut prefix = [0; METADATA_PREFIX_SIZE as usize];
         if !self.is_metadata_written() || !self.shared.segment.load(OIEB_SIZE as usize, &mut prefix)
         {
             return None;
         }
-        let room = self
-            .shared
-            .sizes
-            .metadata
-            .checked_sub(METADATA_PREFIX_SIZE)?;
+        // What the reader made may be larger than any memory.
+        let room = (self.metadata_size().checked_sub(METADATA_PREFIX_SIZE)?).min(MOST_METADATA);
         let len = Some(u64::from_le_bytes(prefix)).filter(|len| *len <= room)?;
         let mut bytes = vec![0; len as usize];
         let start = OIEB_SIZE + METADATA_PREFIX_SIZE;
@@ -140,5 +140,32 @@ impl Deref for MetadataReservation {
 impl DerefMut for MetadataReservation {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{BufferConfig, Reader};
+    use crate::testing::unique_name;
+
+    #[test]
+    fn no_more_is_copied_than_a_peer_may_ask_for() {
+        let name = unique_name("metadata-most");
+        let config = BufferConfig::new(MOST_METADATA + 1024, 1024);
+        let _reader = Reader::create(&name, &config).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        writer.set_metadata(b"x").unwrap();
+        for (len, is_copied) in [
+            (1, true),
+            (MOST_METADATA, true),
+            (MOST_METADATA + 1, false),
+            (u64::MAX, false),
+        ] {
+            let prefix = u64::to_le_bytes(len);
+            assert!(writer.shared.segment.store(OIEB_SIZE as usize, &prefix));
+            let copy = writer.metadata().map(|bytes| bytes.len() as u64);
+            assert_eq!(copy, is_copied.then_some(len));
+        }
     }
 }
