@@ -157,8 +157,10 @@ pub fn retire<W: Word>(reader_pid: &W, replaced: Option<&W>) {
 /// Reader: comes back, because nothing came of it.
 pub fn return_to<W: Word>(reader_pid: &W, pid: u64, replaced: Option<&W>) {
     if let Some(word) = replaced {
+        // Relaxed: ordered by the store below, as in `retire`.
         word.store(0, Ordering::Relaxed);
     }
+    // SeqCst: as in `retire`.
     reader_pid.store(pid, Ordering::SeqCst);
 }
 

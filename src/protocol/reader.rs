@@ -464,6 +464,7 @@ impl Reader {
         if used() {
             return false;
         }
+        // Acquire, with the Release in `Reader::replace`.
         if shared.replaced.load(Ordering::Acquire) {
             self.close();
             return true;
@@ -509,6 +510,7 @@ impl Shared {
     }
 
     fn free_bytes(&self) -> u64 {
+        // Acquire, with the Release in `handoff::publish`: what the writer took room for is seen.
         self.oieb().map_or(0, |oieb| {
             oieb.word(offset::PAYLOAD_FREE_BYTES)
                 .load(Ordering::Acquire)
@@ -516,6 +518,7 @@ impl Shared {
     }
 
     fn usable(&self) -> Result<()> {
+        // Acquire, with the Release in `close`.
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed {
                 name: self.names.name.clone(),
@@ -602,6 +605,7 @@ impl Shared {
         if let Some(oieb) = self.oieb() {
             // After an exact fit this is the size itself until the next frame: Python's writer
             // takes 0 for a reader that has not begun.
+            // Release, with the Acquire in `Writer::is_all_read`.
             oieb.word(offset::PAYLOAD_READ_POS)
                 .store(found.end(), Ordering::Release);
             oieb.word(offset::PAYLOAD_READ_COUNT)
@@ -634,12 +638,13 @@ impl Shared {
     }
 
     fn close(&self) {
-        // Release, with the Acquire in `usable` and `give_back`.
+        // Release, with the Acquire in `usable` and `credit`.
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
         self.windows.clear_spares();
         if let Some(oieb) = self.oieb() {
+            // Release, with the Acquire in `has_reader`, `check_reader` and `confirm_closed` of the writer.
             oieb.word(offset::READER_PID).store(0, Ordering::Release);
         }
         drop(self.owned().take());

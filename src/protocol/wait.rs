@@ -46,16 +46,19 @@ impl Interrupt {
 
     /// Lets waits be waits again.
     pub fn clear(&self) {
+        // Release, with the Acquire in `is_set`.
         self.0.flag.store(false, Ordering::Release);
     }
 
     /// Whether it is set.
     pub fn is_set(&self) -> bool {
+        // Acquire, with the Release in `set` and `clear`.
         self.0.flag.load(Ordering::Acquire)
     }
 
     /// How often it was set: for who must not miss that it was set and cleared between two looks.
     pub fn times(&self) -> u64 {
+        // Acquire, with the Release in `set`.
         self.0.times.load(Ordering::Acquire)
     }
 

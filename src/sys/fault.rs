@@ -97,6 +97,7 @@ impl Slot {
 
     /// Only who has taken the slot.
     fn set(&self, area: Range<usize>, rights: libc::c_int, gone: *mut AtomicBool) {
+        // Relaxed: nobody else changes it.
         let changes = self.changes.load(Ordering::Relaxed);
         self.changes
             .store(changes.wrapping_add(1), Ordering::Relaxed);
@@ -114,6 +115,7 @@ impl Slot {
     /// The area; `None` while somebody changes it. That is never the area that the calling thread
     /// has just touched: who touches one keeps it.
     fn get(&self) -> Option<(Range<usize>, libc::c_int, *mut AtomicBool)> {
+        // Acquire, with the last Release in `set`; the fence below with the one there.
         let before = self.changes.load(Ordering::Acquire);
         let area = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
         let rights = self.rights.load(Ordering::Relaxed);
@@ -193,6 +195,7 @@ fn is_handled() -> bool {
             let _ = install();
         }
     });
+    // Acquire, with the Release in `install`, whoever called it.
     !BEFORE.load(Ordering::Acquire).is_null()
 }
 
@@ -204,7 +207,7 @@ fn install() -> io::Result<()> {
     Errno::result(unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), now.as_mut_ptr()) })?;
     // SAFETY: written by the call above; all zeros is valid, too.
     let now = unsafe { now.assume_init() };
-    // For ever: the handler may be running whenever.
+    // For ever: the handler may be running whenever. Release, with the Acquire in `pass_on`.
     BEFORE.store(Box::leak(Box::new(now)), Ordering::Release);
     let mut ours = now;
     ours.sa_sigaction = handle as *const () as usize;
@@ -215,6 +218,7 @@ fn install() -> io::Result<()> {
     // SAFETY: a valid action; `handle` does only what may be done in a handler.
     let installed = unsafe { libc::sigaction(libc::SIGBUS, &ours, ptr::null_mut()) };
     Errno::result(installed).map(drop).map_err(|err| {
+        // Release: as above.
         BEFORE.store(ptr::null_mut(), Ordering::Release);
         err.into()
     })

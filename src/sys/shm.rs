@@ -363,6 +363,7 @@ impl Segment {
             }
             // A private page is a copy from its first change on, which this is: nothing is added.
             for at in (start..end.min(self.len())).step_by(page) {
+                // Relaxed: it changes nothing that anybody could see.
                 self.byte(at).fetch_or(0, Ordering::Relaxed);
             }
         }

@@ -191,6 +191,7 @@ fn claim_writer(
 ) -> Result<()> {
     let word = oieb.word(offset::WRITER_PID);
     let taken = || {
+        // Relaxed here and below: what is believed is the compare-and-swap.
         let pid = word.load(Ordering::Relaxed);
         Err(Error::WriterAlreadyConnected {
             name: names.name.clone(),

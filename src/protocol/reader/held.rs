@@ -141,6 +141,7 @@ impl Shared {
     fn has_room(&self, less: u64) -> bool {
         let Some(oieb) = self.oieb() else { return true };
         let size = self.sizes.payload;
+        // Acquire, with the Release in `handoff::publish`.
         let at = oieb.word(offset::PAYLOAD_WRITE_POS).load(Ordering::Acquire);
         let free = self.free_bytes().saturating_sub(less);
         let needed = match extension::wanted(&self.segment, &self.sizes) {
@@ -166,6 +167,7 @@ impl Shared {
     }
 
     pub(super) fn credit(&self, held: MutexGuard<'_, Held>, credit: Credit) {
+        // Acquire, with the Release in `Shared::close`.
         if credit.frames == 0 || self.closed.load(Ordering::Acquire) {
             return;
         }

@@ -12,6 +12,7 @@ impl Shared {
     /// `pid` is its own, or 0 if the next one has closed already.
     pub(super) fn mend(&self, pid: u64) {
         let Some(oieb) = self.oieb() else { return };
+        // Acquire, with the Release in `handoff::publish` and the SeqCst in `attach::claim_writer`.
         let writer = || {
             let count = oieb.word(offset::PAYLOAD_WRITTEN_COUNT);
             let pid = oieb.word(offset::WRITER_PID).load(Ordering::Acquire);
@@ -22,6 +23,8 @@ impl Shared {
         // Locked: nothing is given back meanwhile.
         let held = self.held();
         let free = oieb.word(offset::PAYLOAD_FREE_BYTES);
+        // Acquire, with the Release in `handoff::publish`: if the next writer has changed it, the look
+        // below finds that writer.
         let now = free.load(Ordering::Acquire);
         let used = self
             .unread(position.at)
@@ -36,6 +39,7 @@ impl Shared {
         // If the next writer has not come until here, all of this is of the one that died. Should it
         // come now: a difference is right whatever it takes off meanwhile.
         if before.0 == pid && before == writer() {
+            // Release, with the Acquire in `handoff::look_at_room`: what is free has been read.
             free.fetch_add(due.wrapping_sub(now), Ordering::Release);
         }
     }

@@ -82,6 +82,7 @@ impl Shared {
     }
 
     pub(super) fn has_writer(&self) -> bool {
+        // Acquire, with the SeqCst in `attach::claim_writer`.
         self.oieb()
             .is_some_and(|oieb| oieb.word(offset::WRITER_PID).load(Ordering::Acquire) != 0)
     }
@@ -90,6 +91,7 @@ impl Shared {
     /// that, so a frame need not be posted to be whole; one before it may have died before its post.
     pub(super) fn is_writer_ours(&self) -> bool {
         self.oieb().is_some_and(|oieb| {
+            // Acquire, with the SeqCst in `attach::claim_writer`: what it noted before is seen.
             let pid = oieb.word(offset::WRITER_PID).load(Ordering::Acquire);
             extension::is_noted_writer(&self.segment, &self.sizes, pid)
         })
@@ -108,6 +110,7 @@ impl Shared {
                 lock_file: None,
             };
             let dead = self.writer.is_dead(&self.segment, pid, hints);
+            // Acquire: as in `look_at_writer`.
             let now = word.load(Ordering::Acquire);
             // Once more: it may have closed, and another of its process have come, between the two.
             let dead = dead && now == pid && self.writer.is_dead(&self.segment, pid, hints);
@@ -129,6 +132,7 @@ impl Shared {
         // One that came and went between two looks leaves frames, metadata or its trace.
         if !position.writer_came {
             let metadata = oieb.word(offset::METADATA_WRITTEN_BYTES);
+            // Acquire, with the Release in `handoff::announce`.
             position.writer_came = metadata.load(Ordering::Acquire) != 0
                 || extension::attachments(&self.segment, &self.sizes) != 0;
             // The trace may be that of one who came after the look above: it stores its pid before
@@ -138,6 +142,7 @@ impl Shared {
                 return WriterState::Connected { pid };
             }
         }
+        // Acquire, with the Release in `Reader::replace`.
         if position.writer_came || self.replaced.load(Ordering::Acquire) {
             WriterState::Closed
         } else {

@@ -186,6 +186,7 @@ impl Shared {
         let total = ring::frame_total(len).filter(|_| len > 0 && self.abilities.follows_skips());
         let (total, oieb) = total.zip(self.oieb()).ok_or(None)?;
         let mut state = self.state();
+        // Acquire, with the Release in `reader::Shared::close`.
         let reader = oieb.word(offset::READER_PID).load(Ordering::Acquire);
         if state.closed || reader == 0 || self.there().is_err() {
             return Err(None);

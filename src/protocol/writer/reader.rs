@@ -59,6 +59,7 @@ impl Shared {
     /// Whether there is a reader; one that has closed may come back (`confirm_closed`).
     pub(super) fn has_reader(&self) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
+        // Acquire, with the Release in `reader::Shared::close`.
         let pid = oieb.word(offset::READER_PID).load(Ordering::Acquire);
         self.there()?;
         match pid {
@@ -70,6 +71,7 @@ impl Shared {
     pub(super) fn check_reader(&self) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         let word = oieb.word(offset::READER_PID);
+        // Acquire, with the Release in `reader::Shared::close`, both times.
         let pid = word.load(Ordering::Acquire);
         let hints = Hints {
             holds_lock: self.abilities.holds_lock(),
@@ -95,6 +97,7 @@ impl Shared {
     pub(super) fn confirm_closed(&self) -> Result<()> {
         let oieb = self.oieb().ok_or_else(|| self.names.not_found())?;
         for _ in 0..CLOSED_TRIES {
+            // Acquire, with the Release in `reader::Shared::close`.
             if oieb.word(offset::READER_PID).load(Ordering::Acquire) != 0 {
                 return Ok(());
             }

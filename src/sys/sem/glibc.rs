@@ -130,6 +130,7 @@ impl Count {
         word.fetch_add(WAITER, Ordering::Relaxed);
         // It only sleeps while the count is 0. Whatever ended the sleep, the count tells.
         let _ = self.futex(libc::FUTEX_WAIT, 0, Some(left));
+        // Relaxed: only a guess for the exchange.
         let now = word.load(Ordering::Relaxed);
         // Acquire, with the Release in `post`.
         let taken = count(now) > 0
@@ -141,6 +142,7 @@ impl Count {
             ))
             .is_ok();
         if !taken {
+            // Relaxed: as when it was added.
             word.fetch_sub(WAITER, Ordering::Relaxed);
         }
         self.there(taken)
