@@ -170,22 +170,29 @@ fn wait(input: &mut Input) -> Wait<'static> {
     }
 }
 
-/// A reader whose writer is hostile.
-pub fn reader(bytes: &[u8]) {
-    let name = unique_name("fuzz-reader");
+/// One step of what is tried beside the peer; `None` when the bytes are used up.
+type Step<T> = fn(&Reader, &Peer, &mut Input, &mut VecDeque<T>, &mut Option<Writer>) -> Option<()>;
+
+fn run<T>(name: &str, bytes: &[u8], step: Step<T>) {
+    let name = unique_name(name);
     let config = BufferConfig::new(METADATA, RING).with_resizing();
     let reader = Reader::create(&name, &config).unwrap();
     let peer = Peer::of(&name);
     let mut input = Input(bytes);
     let (mut held, mut writer) = (VecDeque::new(), None);
     for _ in 0..STEPS {
-        if read_step(&reader, &peer, &mut input, &mut held, &mut writer).is_none() {
+        if step(&reader, &peer, &mut input, &mut held, &mut writer).is_none() {
             break;
         }
         if held.len() > HELD {
             held.pop_front();
         }
     }
+}
+
+/// A reader whose writer is hostile.
+pub fn reader(bytes: &[u8]) {
+    run("fuzz-reader", bytes, read_step);
 }
 
 fn read_step(
@@ -254,20 +261,7 @@ fn read_step(
 
 /// A writer whose reader is hostile.
 pub fn writer(bytes: &[u8]) {
-    let name = unique_name("fuzz-writer");
-    let config = BufferConfig::new(METADATA, RING).with_resizing();
-    let reader = Reader::create(&name, &config).unwrap();
-    let peer = Peer::of(&name);
-    let mut input = Input(bytes);
-    let (mut held, mut writer) = (VecDeque::new(), None);
-    for _ in 0..STEPS {
-        if write_step(&reader, &peer, &mut input, &mut held, &mut writer).is_none() {
-            break;
-        }
-        if held.len() > HELD {
-            held.pop_front();
-        }
-    }
+    run("fuzz-writer", bytes, write_step);
 }
 
 fn write_step(

@@ -1,10 +1,11 @@
 //! What the elements share: how protocol errors become GStreamer's, and their statistics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gstreamer as gst;
 
-use crate::protocol::{Error, check_name};
+use crate::protocol::{Error, Reader, Writer, WriterState, check_name};
 
 /// The protocol's error in GStreamer's words; the text says what to do.
 pub fn message(err: &Error) -> gst::ErrorMessage {
@@ -45,6 +46,18 @@ pub fn checked_name(name: Option<&str>) -> Result<String, gst::ErrorMessage> {
     Ok(name.into())
 }
 
+/// Pads that are always there, for all caps.
+pub fn pads(pads: &[(&str, gst::PadDirection)]) -> Vec<gst::PadTemplate> {
+    let (always, caps) = (gst::PadPresence::Always, gst::Caps::new_any());
+    let template = |(name, direction)| gst::PadTemplate::new(name, direction, always, &caps);
+    pads.iter().copied().flat_map(template).collect()
+}
+
+/// A property that limits how long something may take; 0: nothing does.
+pub fn limit(timeout: gst::ClockTime) -> Option<Duration> {
+    Some(Duration::from(timeout)).filter(|time| !time.is_zero())
+}
+
 /// Counts since the element was started. Relaxed throughout: nothing is handed over with them.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -66,6 +79,33 @@ pub struct Connection {
     pub ring_used: u64,
     pub ring_size: u64,
     pub peer_pid: u64,
+}
+
+impl Connection {
+    /// That of a reader to its writer.
+    pub fn reading(reader: &Reader) -> Self {
+        Connection {
+            waits: reader.waits(),
+            moved: reader.frames_copied(),
+            ring_used: reader.used_bytes(),
+            ring_size: reader.payload_size(),
+            peer_pid: match reader.writer() {
+                WriterState::Connected { pid } | WriterState::Dead { pid } => pid,
+                WriterState::None | WriterState::Closed => 0,
+            },
+        }
+    }
+
+    /// That of a writer to its reader.
+    pub fn writing(writer: &Writer) -> Self {
+        Connection {
+            waits: writer.waits(),
+            moved: 0,
+            ring_used: writer.used_bytes(),
+            ring_size: writer.payload_size(),
+            peer_pid: writer.reader_pid(),
+        }
+    }
 }
 
 impl Counters {

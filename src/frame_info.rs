@@ -91,6 +91,16 @@ pub fn apply_time(time: &FrameTime, times: Times, buffer: &mut gst::BufferRef) {
     buffer.set_video_flags(gst_video::VideoBufferFlags::from_bits_truncate(flags));
 }
 
+/// Whether what is behind a pad looks at GstVideoMeta, with these caps. Its memory is never used:
+/// frames have theirs.
+pub fn takes_layouts(pad: &gst::Pad, caps: &gst::Caps) -> bool {
+    let mut query = gst::query::Allocation::new(Some(caps), false);
+    pad.peer_query(&mut query)
+        && query
+            .find_allocation_meta::<gst_video::VideoMeta>()
+            .is_some()
+}
+
 /// Where the planes of a frame are, if its GstVideoMeta says that they are elsewhere than the caps
 /// alone would say.
 pub fn other_layout(buffer: &gst::BufferRef, video: &gst_video::VideoInfo) -> Option<FrameLayout> {

@@ -66,8 +66,7 @@ pub struct Policy {
 
 impl Policy {
     pub fn wait<'a>(&self, interrupt: &'a Interrupt) -> Wait<'a> {
-        let timeout = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero());
-        Wait::from(timeout).interrupted_by(interrupt)
+        Wait::from(element::limit(self.timeout)).interrupted_by(interrupt)
     }
 }
 
@@ -577,7 +576,7 @@ pub trait Sends: ElementImpl {
     /// look at it tells. Back as well when there was no room for the request, and now there is.
     fn wait_for_ring(&self, writer: &Writer, len: u64, policy: Policy) -> Result<(), Stop> {
         let interrupt = &self.sending().interrupt;
-        let timeout = Some(Duration::from(policy.timeout)).filter(|time| !time.is_zero());
+        let timeout = element::limit(policy.timeout);
         let began = Instant::now();
         loop {
             if interrupt.sleep(RESIZE_INTERVAL) {
@@ -700,7 +699,7 @@ pub trait Sends: ElementImpl {
                 "The ring of {} was made anew",
                 writer.name()
             );
-            counters.end(connection(writer));
+            counters.end(Connection::writing(writer));
             // The reader is the same, and knows what it was told.
             state.moved = state.announced;
         }
@@ -725,7 +724,7 @@ pub trait Sends: ElementImpl {
                 writer.name()
             );
             writer.end();
-            counters.end(connection(&writer));
+            counters.end(Connection::writing(&writer));
         }
     }
 
@@ -786,16 +785,6 @@ pub trait Sends: ElementImpl {
         caps.iter_with_features()
             .all(|(_, features)| stream_info::is_plain_memory(Some(features)))
             && caps.is_subset(&self.policy().frame_prefix.caps())
-    }
-}
-
-pub fn connection(writer: &Writer) -> Connection {
-    Connection {
-        waits: writer.waits(),
-        moved: 0,
-        ring_used: writer.used_bytes(),
-        ring_size: writer.payload_size(),
-        peer_pid: writer.reader_pid(),
     }
 }
 

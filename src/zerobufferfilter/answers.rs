@@ -206,7 +206,7 @@ impl Answers {
             reader.close();
             *self.ring() = Ring::default();
         }
-        connection(&reader)
+        Connection::reading(&reader)
     }
 
     /// Closes the ring.
@@ -215,22 +215,12 @@ impl Answers {
         drop(ring.next);
         ring.reader.map_or(Connection::default(), |reader| {
             reader.close();
-            connection(&reader)
+            Connection::reading(&reader)
         })
     }
 
     /// What is known of it now.
     pub fn connection(&self) -> Connection {
-        (self.reader()).map_or(Connection::default(), |reader| connection(&reader))
-    }
-}
-
-fn connection(reader: &Reader) -> Connection {
-    Connection {
-        waits: reader.waits(),
-        moved: reader.frames_copied(),
-        ring_used: reader.used_bytes(),
-        ring_size: reader.payload_size(),
-        peer_pid: 0,
+        (self.reader()).map_or(Connection::default(), |reader| Connection::reading(&reader))
     }
 }

@@ -40,7 +40,7 @@ use crate::element::{self, Connection, Counters};
 use crate::frame_prefix::FramePrefix;
 use crate::protocol::duplex::buffer_names;
 use crate::protocol::{Error, check_name};
-use crate::sending::{Policy, Sending, Sends, State, connection};
+use crate::sending::{Policy, Sending, Sends, State};
 use crate::timing::Timeline;
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -95,8 +95,7 @@ impl Default for Settings {
 impl Settings {
     /// When a wait that begins now is over.
     pub fn patience(&self) -> Option<Instant> {
-        let time = Some(Duration::from(self.timeout)).filter(|time| !time.is_zero())?;
-        Instant::now().checked_add(time)
+        Instant::now().checked_add(element::limit(self.timeout)?)
     }
 }
 
@@ -372,22 +371,10 @@ impl ElementImpl for ZeroBufferFilter {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let template = |name, direction| {
-                gst::PadTemplate::new(
-                    name,
-                    direction,
-                    gst::PadPresence::Always,
-                    &gst::Caps::new_any(),
-                )
-                .ok()
-            };
-            [
-                template("sink", gst::PadDirection::Sink),
-                template("src", gst::PadDirection::Src),
-            ]
-            .into_iter()
-            .flatten()
-            .collect()
+            element::pads(&[
+                ("sink", gst::PadDirection::Sink),
+                ("src", gst::PadDirection::Src),
+            ])
         });
         &TEMPLATES
     }
@@ -540,7 +527,7 @@ impl ZeroBufferFilter {
 
     pub(super) fn stats(&self) -> gst::Structure {
         let writer = self.sending.link.get();
-        let asking = writer.map_or(Connection::default(), |writer| connection(&writer));
+        let asking = writer.map_or(Connection::default(), |writer| Connection::writing(&writer));
         let answering = self.answers.connection();
         self.rounds
             .structure(&self.sending.counters, asking, answering)

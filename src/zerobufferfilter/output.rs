@@ -117,7 +117,7 @@ impl ZeroBufferFilter {
         }
         if changed || reconfigured {
             let video = stream_info::raw_video(caps).map(Arc::new);
-            let takes_layouts = video.is_some() && self.takes_layouts(caps);
+            let takes_layouts = video.is_some() && frame_info::takes_layouts(pad, caps);
             let mut output = self.output();
             output.caps = Some(caps.clone());
             output.video = video;
@@ -129,15 +129,6 @@ impl ZeroBufferFilter {
             }
         }
         Ok(())
-    }
-
-    /// Whether downstream looks at GstVideoMeta. Its memory is never used: frames have theirs.
-    fn takes_layouts(&self, caps: &gst::Caps) -> bool {
-        let mut query = gst::query::Allocation::new(Some(caps), false);
-        self.src_pad().peer_query(&mut query)
-            && query
-                .find_allocation_meta::<gst_video::VideoMeta>()
-                .is_some()
     }
 
     /// Sends on what has become of a frame.

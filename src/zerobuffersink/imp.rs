@@ -52,7 +52,7 @@ use crate::peers::{self, Peers, Reason, Seen};
 use crate::protocol::{Error, Writer};
 use crate::qos::{LeftOut, Qos};
 use crate::requests;
-use crate::sending::{Policy, Sending, Sends, State, Stop, connection};
+use crate::sending::{Policy, Sending, Sends, State, Stop};
 use crate::stream_info;
 use crate::timing::Timeline;
 use crate::uri;
@@ -323,16 +323,8 @@ impl ElementImpl for ZeroBufferSink {
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
-        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            gst::PadTemplate::new(
-                "sink",
-                gst::PadDirection::Sink,
-                gst::PadPresence::Always,
-                &gst::Caps::new_any(),
-            )
-            .into_iter()
-            .collect()
-        });
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> =
+            LazyLock::new(|| element::pads(&[("sink", gst::PadDirection::Sink)]));
         &TEMPLATES
     }
 }
@@ -664,7 +656,8 @@ impl ZeroBufferSink {
 
     fn stats(&self) -> gst::Structure {
         let writer = self.sending.link.get();
-        let connection = writer.map_or(Connection::default(), |writer| connection(&writer));
+        let connection =
+            writer.map_or(Connection::default(), |writer| Connection::writing(&writer));
         self.sending
             .counters
             .structure("application/x-zerobuffersink-stats", connection)

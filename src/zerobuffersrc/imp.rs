@@ -41,10 +41,10 @@ use gstreamer_base as gst_base;
 use gstreamer_video as gst_video;
 
 use super::Leaky;
-use super::ring::connection;
 use super::settings::{self, Settings};
 use super::unsent::Unsent;
 use crate::element::{self, Connection, Counters};
+use crate::frame_info;
 use crate::frame_prefix::FramePrefix;
 use crate::peers::{self, Peers};
 use crate::protocol::{Error, Interrupt, Item, Reader, Wait};
@@ -173,16 +173,8 @@ impl ElementImpl for ZeroBufferSrc {
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
-        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            gst::PadTemplate::new(
-                "src",
-                gst::PadDirection::Src,
-                gst::PadPresence::Always,
-                &gst::Caps::new_any(),
-            )
-            .into_iter()
-            .collect()
-        });
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> =
+            LazyLock::new(|| element::pads(&[("src", gst::PadDirection::Src)]));
         &TEMPLATES
     }
 }
@@ -273,7 +265,7 @@ impl BaseSrcImpl for ZeroBufferSrc {
         // behind may be another element now.
         let caps = self.state().caps.clone();
         if let Some(caps) = caps {
-            let takes_layouts = self.takes_layouts(&caps);
+            let takes_layouts = frame_info::takes_layouts(self.obj().src_pad(), &caps);
             self.state().takes_layouts = takes_layouts;
         }
         Ok(())
@@ -381,7 +373,8 @@ impl ZeroBufferSrc {
 
     fn stats(&self) -> gst::Structure {
         let reader = self.state().reader.clone();
-        let connection = reader.map_or(Connection::default(), |reader| connection(&reader));
+        let connection =
+            reader.map_or(Connection::default(), |reader| Connection::reading(&reader));
         self.counters
             .structure("application/x-zerobuffersrc-stats", connection)
     }

@@ -56,7 +56,7 @@ impl ZeroBufferSrc {
         if let Some(reader) = reader {
             gst::info!(CAT, imp = self, "Closing buffer {}: {why}", reader.name());
             reader.close();
-            self.counters.end(connection(&reader));
+            self.counters.end(Connection::reading(&reader));
         }
     }
 
@@ -160,7 +160,7 @@ impl ZeroBufferSrc {
         if ended {
             state.segment = Segment::new();
         }
-        self.counters.end(connection(reader));
+        self.counters.end(Connection::reading(reader));
         state.reader = Some(Arc::new(next));
         state.current = false;
         state.last = None;
@@ -190,18 +190,5 @@ impl ZeroBufferSrc {
             WriterState::Dead { .. } => Seen::Nobody(Reason::Died),
             WriterState::Closed | WriterState::None => Seen::Nobody(Reason::Closed),
         }
-    }
-}
-
-pub(super) fn connection(reader: &Reader) -> Connection {
-    Connection {
-        waits: reader.waits(),
-        moved: reader.frames_copied(),
-        ring_used: reader.used_bytes(),
-        ring_size: reader.payload_size(),
-        peer_pid: match reader.writer() {
-            WriterState::Connected { pid } | WriterState::Dead { pid } => pid,
-            WriterState::None | WriterState::Closed => 0,
-        },
     }
 }

@@ -7,12 +7,12 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gstreamer as gst;
 use gstreamer_base as gst_base;
-use gstreamer_video as gst_video;
 
 use super::Timestamps;
 use super::imp::{CAT, ZeroBufferSrc};
 use crate::element;
 use crate::events;
+use crate::frame_info;
 use crate::frame_prefix::FramePrefix;
 use crate::protocol::layout::FIRST_SEQUENCE;
 use crate::protocol::{Reader, Records};
@@ -54,7 +54,8 @@ impl ZeroBufferSrc {
                 )));
             }
             let video = stream_info::raw_video(&caps);
-            let takes_layouts = video.is_some() && self.takes_layouts(&caps);
+            let takes_layouts =
+                video.is_some() && frame_info::takes_layouts(self.obj().src_pad(), &caps);
             let mut state = self.state();
             state.video = video.map(Arc::new);
             state.takes_layouts = takes_layouts;
@@ -62,15 +63,6 @@ impl ZeroBufferSrc {
         }
         self.state().current = true;
         Ok(())
-    }
-
-    /// Whether downstream looks at GstVideoMeta. Its memory is never used: frames have theirs.
-    pub(super) fn takes_layouts(&self, caps: &gst::Caps) -> bool {
-        let mut query = gst::query::Allocation::new(Some(caps), false);
-        self.obj().src_pad().peer_query(&mut query)
-            && query
-                .find_allocation_meta::<gst_video::VideoMeta>()
-                .is_some()
     }
 
     /// The sender's PTS mean something in the sender's segment, and all other times in our own.

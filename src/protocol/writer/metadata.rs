@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use super::{Error, Result, Shared, Writer};
+use super::{Error, Result, Shared, State, Writer};
 use crate::protocol::handoff;
 use crate::protocol::layout::{
     FIRST_SEQUENCE, METADATA_PREFIX_SIZE, MOST_METADATA, OIEB_SIZE, offset,
@@ -53,15 +53,7 @@ impl Writer {
     pub fn reserve_metadata(&self, len: u64) -> Result<MetadataReservation> {
         let shared = &self.shared;
         let state = shared.state();
-        shared.open(&state)?;
-        if state.metadata_written {
-            return Err(shared.metadata_written());
-        }
-        if state.sequence != FIRST_SEQUENCE {
-            return Err(Error::MetadataTooLate {
-                name: shared.name(),
-            });
-        }
+        shared.takes_metadata(&state)?;
         let needed = len.saturating_add(METADATA_PREFIX_SIZE);
         if needed > shared.sizes.metadata {
             return Err(Error::MetadataTooLarge {
@@ -87,6 +79,18 @@ impl Shared {
     pub(super) fn metadata_written(&self) -> Error {
         Error::MetadataAlreadyWritten { name: self.name() }
     }
+
+    /// Whether metadata may be written now.
+    fn takes_metadata(&self, state: &State) -> Result<()> {
+        self.open(state)?;
+        if state.metadata_written {
+            return Err(self.metadata_written());
+        }
+        if state.sequence != FIRST_SEQUENCE {
+            return Err(Error::MetadataTooLate { name: self.name() });
+        }
+        Ok(())
+    }
 }
 
 /// Room for the metadata, lent by [`Writer::reserve_metadata`].
@@ -107,15 +111,7 @@ impl MetadataReservation {
         let len = place.len() as u64;
         drop(place);
         let mut state = shared.state();
-        shared.open(&state)?;
-        if state.metadata_written {
-            return Err(shared.metadata_written());
-        }
-        if state.sequence != FIRST_SEQUENCE {
-            return Err(Error::MetadataTooLate {
-                name: shared.name(),
-            });
-        }
+        shared.takes_metadata(&state)?;
         let oieb = shared.oieb().ok_or_else(|| shared.names.not_found())?;
         if !shared.segment.store(OIEB_SIZE as usize, &len.to_le_bytes()) {
             return Err(shared.names.corrupt("there is no room for metadata"));
