@@ -123,12 +123,27 @@ impl ObjectSubclass for ZeroBufferFilter {
     type ParentType = gst::Element;
 
     fn with_class(class: &Self::Class) -> Self {
-        let pad = |name| {
-            let template = class.pad_template(name);
-            // Both are made in class_init.
-            template.map(|template| gst::Pad::builder_from_template(&template))
-        };
         let failed = || gst::loggable_error!(CAT, "it panicked");
+        let pad = |name| {
+            // Both are made in class_init.
+            let template = class.pad_template(name)?;
+            let pad = gst::Pad::builder_from_template(&template)
+                .query_function(|pad, parent, query| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || false,
+                        |filter| filter.query(pad, query),
+                    )
+                })
+                .activatemode_function(move |pad, parent, mode, active| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || Err(failed()),
+                        |filter| filter.activate(pad, mode, active),
+                    )
+                });
+            Some(pad)
+        };
         let sink_pad = pad("sink").map(|pad| {
             pad.chain_function(|_, parent, buffer| {
                 Self::catch_panic_pad_function(
@@ -149,39 +164,9 @@ impl ObjectSubclass for ZeroBufferFilter {
                     |filter| filter.sink_event(pad, event),
                 )
             })
-            .query_function(|pad, parent, query| {
-                Self::catch_panic_pad_function(
-                    parent,
-                    || false,
-                    |filter| filter.sink_query(pad, query),
-                )
-            })
-            .activatemode_function(move |_, parent, mode, active| {
-                Self::catch_panic_pad_function(
-                    parent,
-                    || Err(failed()),
-                    |filter| filter.activate_sink(mode, active),
-                )
-            })
             .build()
         });
-        let src_pad = pad("src").map(|pad| {
-            pad.query_function(|pad, parent, query| {
-                Self::catch_panic_pad_function(
-                    parent,
-                    || false,
-                    |filter| filter.src_query(pad, query),
-                )
-            })
-            .activatemode_function(move |_, parent, mode, active| {
-                Self::catch_panic_pad_function(
-                    parent,
-                    || Err(failed()),
-                    |filter| filter.activate_src(mode, active),
-                )
-            })
-            .build()
-        });
+        let src_pad = pad("src").map(gst::PadBuilder::build);
         ZeroBufferFilter {
             sink_pad: sink_pad.unwrap_or_else(|| gst::Pad::new(gst::PadDirection::Sink)),
             src_pad: src_pad.unwrap_or_else(|| gst::Pad::new(gst::PadDirection::Src)),
@@ -536,38 +521,37 @@ impl ZeroBufferFilter {
 
 /// Starting and stopping.
 impl ZeroBufferFilter {
-    pub(super) fn activate_sink(
+    fn activate(
         &self,
+        pad: &gst::Pad,
         mode: gst::PadMode,
         active: bool,
     ) -> Result<(), gst::LoggableError> {
         if mode == gst::PadMode::Pull {
             return Err(gst::loggable_error!(CAT, "it cannot be pulled from"));
         }
+        let is_source = *pad == self.src_pad;
         if !active {
             self.stop_with(gst::FlowError::Flushing);
         }
-        Ok(())
+        match (is_source, active) {
+            (true, true) => {
+                *self.output() = Output::default();
+                self.start()
+            }
+            (true, false) => {
+                (self.src_pad.stop_task()).map_err(|err| gst::loggable_error!(CAT, "{err}"))
+            }
+            (false, _) => Ok(()),
+        }
     }
 
-    pub(super) fn activate_src(
-        &self,
-        mode: gst::PadMode,
-        active: bool,
-    ) -> Result<(), gst::LoggableError> {
-        if mode == gst::PadMode::Pull {
-            return Err(gst::loggable_error!(CAT, "it cannot be pulled from"));
-        }
-        if active {
-            *self.output() = Output::default();
-            self.start()?;
+    fn query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if *pad == self.src_pad {
+            self.src_query(pad, query)
         } else {
-            self.stop_with(gst::FlowError::Flushing);
-            self.src_pad
-                .stop_task()
-                .map_err(|err| gst::loggable_error!(CAT, "{err}"))?;
+            self.sink_query(pad, query)
         }
-        Ok(())
     }
 
     /// Lets frames in and answers out.
