@@ -4,30 +4,11 @@ mod support;
 #[path = "support/gst.rs"]
 mod support_gst;
 
-use std::str::FromStr;
-
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use support::{Name, pattern};
-use support_gst::{Pipeline, init};
-
-/// A receiver whose appsink keeps everything.
-fn receiver(name: &str, more: &str) -> Pipeline {
-    Pipeline::play(&format!(
-        "zerobuffersrc name=src buffer-name={name} {more} ! appsink name=out sync=false"
-    ))
-}
-
-/// A sender that takes its buffers from the test.
-fn sender(name: &str, caps: &gst::Caps) -> Pipeline {
-    let sender = Pipeline::new(&format!(
-        "appsrc name=in format=time ! zerobuffersink name=sink sync=false buffer-name={name}"
-    ));
-    sender.appsrc("in").set_caps(Some(caps));
-    sender.set_state(gst::State::Playing);
-    sender
-}
+use support_gst::{Pipeline, bytes, caps, init, receiver, sender};
 
 /// Sends the buffers through a ring and returns what comes out, with its caps.
 fn through(caps: &gst::Caps, buffers: Vec<gst::Buffer>, more: &str) -> Vec<gst::Sample> {
@@ -48,15 +29,6 @@ fn through(caps: &gst::Caps, buffers: Vec<gst::Buffer>, more: &str) -> Vec<gst::
     receiver.end();
     receiver.no_error();
     samples
-}
-
-fn bytes(sample: &gst::Sample) -> Vec<u8> {
-    sample.buffer().unwrap().map_readable().unwrap().to_vec()
-}
-
-fn caps(text: &str) -> gst::Caps {
-    init();
-    gst::Caps::from_str(text).unwrap()
 }
 
 #[test]

@@ -184,20 +184,6 @@ fn between_our_elements_the_prefix_comes_off_by_itself() {
     }
 }
 
-/// Answers the allocation query at the appsink: GstVideoMeta is welcome.
-fn take_layouts(receiver: &Pipeline) {
-    let pad = receiver.element("out").static_pad("sink").unwrap();
-    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
-        if let Some(query) = info.query_mut()
-            && let gst::QueryViewMut::Allocation(query) = query.view_mut()
-        {
-            query.add_allocation_meta::<gst_video::VideoMeta>(None);
-            return gst::PadProbeReturn::Handled;
-        }
-        gst::PadProbeReturn::Ok
-    });
-}
-
 /// Writes frames of these contents and caps into a buffer that a zerobuffersrc has made.
 fn write(name: &Name, caps: &str, frames: &[Vec<u8>]) {
     let writer = Writer::attach_wait(name, LONG).unwrap();
@@ -220,7 +206,7 @@ fn the_prefix_of_other_writers_is_understood_and_taken_off() {
                 &*name
             ));
             if layouts {
-                take_layouts(&receiver);
+                receiver.take_layouts();
             }
             receiver.set_state(gst::State::Playing);
             let head = |i: u64| match i {

@@ -20,28 +20,8 @@ mod sizes;
 #[path = "stream/time.rs"]
 mod time;
 
-use std::str::FromStr;
-
 use gstreamer as gst;
-use support_gst::{Pipeline, init};
-
-/// A receiver whose appsink keeps everything.
-fn receiver(name: &str, more: &str) -> Pipeline {
-    Pipeline::play(&format!(
-        "zerobuffersrc name=src buffer-name={name} {more} ! appsink name=out sync=false"
-    ))
-}
-
-/// A sender that takes its buffers from the test.
-fn sender(name: &str, caps: &gst::Caps) -> Pipeline {
-    let sender = Pipeline::new(&format!(
-        "appsrc name=in format=time max-bytes=0 \
-         ! zerobuffersink name=sink sync=false buffer-name={name}"
-    ));
-    sender.appsrc("in").set_caps(Some(caps));
-    sender.set_state(gst::State::Playing);
-    sender
-}
+use support_gst::{Pipeline, bytes, caps, receiver, sender};
 
 /// All that comes until the end of the stream.
 fn all(receiver: &Pipeline) -> Vec<gst::Sample> {
@@ -49,15 +29,6 @@ fn all(receiver: &Pipeline) -> Vec<gst::Sample> {
     let samples = std::iter::from_fn(|| output.pull_sample().ok()).collect();
     receiver.end();
     samples
-}
-
-fn bytes(sample: &gst::Sample) -> Vec<u8> {
-    sample.buffer().unwrap().map_readable().unwrap().to_vec()
-}
-
-fn caps(text: &str) -> gst::Caps {
-    init();
-    gst::Caps::from_str(text).unwrap()
 }
 
 fn pts(sample: &gst::Sample) -> u64 {

@@ -1,6 +1,5 @@
 //! Rows and planes elsewhere than by default: in place to our source, right for everybody behind it.
 
-use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstzerobuffer::{FrameLayout, Records, Writer};
@@ -44,21 +43,6 @@ fn picture(bytes: &[u8], offsets: &[usize], strides: &[i32]) -> Vec<u8> {
     pixels
 }
 
-/// Answers the allocation query at a pad: GstVideoMeta is welcome.
-fn take_layouts(receiver: &Pipeline) {
-    let pad = receiver.element("out").static_pad("sink").unwrap();
-    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
-        if let Some(query) = info.query_mut()
-            && let gst::QueryViewMut::Allocation(query) = query.view_mut()
-        {
-            query.add_allocation_meta::<gst_video::VideoMeta>(None);
-            return gst::PadProbeReturn::Handled;
-        }
-        gst::PadProbeReturn::Ok
-    })
-    .unwrap();
-}
-
 #[test]
 fn foreign_strides_arrive_as_they_are_where_they_are_welcome() {
     let name = Name::new("welcome");
@@ -66,7 +50,7 @@ fn foreign_strides_arrive_as_they_are_where_they_are_welcome() {
         "zerobuffersrc name=src buffer-name={} ! appsink name=out sync=false",
         &*name
     ));
-    take_layouts(&receiver);
+    receiver.take_layouts();
     receiver.set_state(gst::State::Playing);
     let sender = sender(&name, &caps(CAPS));
     for i in 0..10 {
@@ -187,7 +171,7 @@ fn hostile(layout: &FrameLayout, len: usize, welcome: bool) -> Result<Option<gst
         &*name
     ));
     if welcome {
-        take_layouts(&receiver);
+        receiver.take_layouts();
     }
     receiver.set_state(gst::State::Playing);
     let writer = Writer::attach_wait(&name, LONG).unwrap();

@@ -6,11 +6,13 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
+use std::str::FromStr;
 use std::sync::Once;
 
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
 
 /// GStreamer with our elements, once for this program.
 pub fn init() {
@@ -117,6 +119,21 @@ impl Pipeline {
         changed.unwrap();
     }
 
+    /// Answers the allocation query at the appsink `out`: GstVideoMeta is welcome.
+    pub fn take_layouts(&self) {
+        let pad = self.element("out").static_pad("sink").unwrap();
+        pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+            if let Some(query) = info.query_mut()
+                && let gst::QueryViewMut::Allocation(query) = query.view_mut()
+            {
+                query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                return gst::PadProbeReturn::Handled;
+            }
+            gst::PadProbeReturn::Ok
+        })
+        .unwrap();
+    }
+
     pub fn appsrc(&self, name: &str) -> gst_app::AppSrc {
         self.element(name).downcast().unwrap()
     }
@@ -124,6 +141,33 @@ impl Pipeline {
     pub fn appsink(&self, name: &str) -> gst_app::AppSink {
         self.element(name).downcast().unwrap()
     }
+}
+
+/// A receiver whose appsink keeps everything.
+pub fn receiver(name: &str, more: &str) -> Pipeline {
+    Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={name} {more} ! appsink name=out sync=false"
+    ))
+}
+
+/// A sender that takes its buffers from the test.
+pub fn sender(name: &str, caps: &gst::Caps) -> Pipeline {
+    let sender = Pipeline::new(&format!(
+        "appsrc name=in format=time max-bytes=0 \
+         ! zerobuffersink name=sink sync=false buffer-name={name}"
+    ));
+    sender.appsrc("in").set_caps(Some(caps));
+    sender.set_state(gst::State::Playing);
+    sender
+}
+
+pub fn bytes(sample: &gst::Sample) -> Vec<u8> {
+    sample.buffer().unwrap().map_readable().unwrap().to_vec()
+}
+
+pub fn caps(text: &str) -> gst::Caps {
+    init();
+    gst::Caps::from_str(text).unwrap()
 }
 
 impl Drop for Pipeline {

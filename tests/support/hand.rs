@@ -4,7 +4,6 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
-use gst::prelude::*;
 use gstreamer as gst;
 
 use crate::support_gst::Pipeline;
