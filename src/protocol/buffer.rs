@@ -264,12 +264,16 @@ impl Filled {
     }
 }
 
-/// There is no room for so many bytes, those of the file included.
-fn no_space(names: &Names, file: &ShmFile, needed: u64) -> Error {
+/// Bytes that there are for a buffer, what its file has taken of them included.
+fn available(file: &ShmFile) -> Option<u64> {
+    (file.room()).map(|room| room.saturating_add(file.reserved()))
+}
+
+fn no_space(names: &Names, needed: u64, available: Option<u64>) -> Error {
     Error::NoSpace {
         name: names.name.clone(),
         needed,
-        available: (file.room()).map(|room| room.saturating_add(file.reserved())),
+        available,
     }
 }
 
@@ -289,7 +293,9 @@ fn reserve(
     let total = total(sizes)?;
     file.reserve(total, go_on)
         .map_err(|err| match err.raw_os_error() {
-            Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => no_space(names, file, total),
+            Some(libc::ENOSPC | libc::EFBIG | libc::ENOMEM) => {
+                no_space(names, total, available(file))
+            }
             Some(libc::EINTR) => Error::Interrupted,
             _ => names.os("reserving room in /dev/shm", err),
         })
@@ -301,6 +307,8 @@ fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> R
     let access = config.access();
     let filled = (|| {
         let total = total(sizes)?;
+        // Before the first semaphore takes a page.
+        let available = available(&file);
         file.give(access)
             .map_err(|err| match (err.kind(), access.group) {
                 (io::ErrorKind::PermissionDenied, Some(group)) => Error::InvalidConfig {
@@ -318,7 +326,7 @@ fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> R
                 // One takes a page.
                 Some(libc::ENOSPC | libc::ENOMEM) => {
                     let page = page_size() as u64;
-                    no_space(names, &file, total.next_multiple_of(page) + 2 * page)
+                    no_space(names, total.next_multiple_of(page) + 2 * page, available)
                 }
                 _ => names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE),
             })
