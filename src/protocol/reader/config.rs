@@ -16,8 +16,9 @@ pub struct BufferConfig {
     pub permissions: u32,
     /// Group of the shared objects, by its number; `None` for that of the process.
     pub group: Option<u32>,
-    /// Whether the writer may ask for another size: then the reader answers [`Item::Resize`] with
-    /// [`Reader::replace`] or [`Reader::keep_size`].
+    /// Whether the writer may ask for another size: then the reader answers
+    /// [`Item::Resize`](super::Item::Resize) with [`Reader::replace`](super::Reader::replace) or
+    /// [`Reader::keep_size`](super::Reader::keep_size).
     pub resizes: bool,
 }
 
