@@ -15,9 +15,14 @@ pub fn run(options: &Generate) -> Result<ExitCode, Failure> {
     fs::create_dir_all(folder).map_err(|err| format!("{}: {err}", folder.display()))?;
     let mut command = Arguments::command();
     command.build();
+    // It has no page of its own.
+    command = command.mut_subcommand("help", |help| help.hide(true));
     let pages = std::iter::once(&command).chain(command.get_subcommands());
     for page in pages.filter(|page| !page.is_hide_set() && page.get_name() != "help") {
-        let page = clap_mangen::Man::new(page.clone());
+        let page = clap_mangen::Man::new(page.clone())
+            .date("")
+            .source(concat!("zerobuffer ", env!("CARGO_PKG_VERSION")))
+            .manual("ZeroBuffer");
         let path = folder.join(page.get_filename());
         let mut file = File::create(&path).map_err(|err| format!("{}: {err}", path.display()))?;
         page.render(&mut file)?;

@@ -96,7 +96,19 @@ fn man_pages_and_completions_are_made_from_the_command_line() {
     let page = fs::read_to_string(to.join("zerobuffer-peek.1")).unwrap();
     assert!(page.contains(".TH zerobuffer-peek 1"), "{page}");
     assert!(page.contains("overwritten meanwhile"), "{page}");
+    assert!(
+        page.contains(concat!("zerobuffer ", env!("CARGO_PKG_VERSION"))),
+        "{page}"
+    );
     let index = fs::read_to_string(to.join("zerobuffer.1")).unwrap();
+    // Every page that it names is there.
+    for subcommand in SUBCOMMANDS {
+        assert!(
+            index.contains(&format!("zerobuffer\\-{subcommand}(1)")),
+            "{index}"
+        );
+    }
+    assert_eq!(index.matches("(1)").count(), SUBCOMMANDS.len(), "{index}");
     assert!(!index.contains("bench\\-reader"), "{index}");
     // The shell itself completes with it.
     let script = format!(
