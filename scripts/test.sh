@@ -29,6 +29,7 @@ cargo clippy --lib --no-default-features -- -D warnings
 cargo clippy --bins --no-default-features --features cli -- -D warnings
 cargo deny --offline check licenses bans sources
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 
 # What `cargo cinstall` installs is a plugin that GStreamer finds.
 installed=$PWD/target/cinstall
