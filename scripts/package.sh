@@ -4,6 +4,7 @@
 # root of that Debian, installs the package there, sends frames from one process to another with
 # it, and removes it again; that takes root, or sudo, and may mount things where only it sees them.
 #
+# DEBFULLNAME, DEBEMAIL: who the package says maintains it, if not who made the last commit.
 # DEBIAN_MIRROR: where --check gets Debian, if not where this machine gets its packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +33,7 @@ multiarch=$(dpkg-architecture -qDEB_HOST_MULTIARCH)
 # The same package from the same commit.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
+maintainer="${DEBFULLNAME:-$(git log -1 --format=%cn)} <${DEBEMAIL:-$(git log -1 --format=%ce)}>"
 
 # Of what cargo-c installs, the plugin: nobody links with it, so its .pc and .a stay behind.
 cargo cinstall --release --locked --destdir "$work/installed" --prefix /usr \
@@ -56,20 +58,45 @@ install -D -m 644 "$work/generated/zerobuffer.fish" "$root/usr/share/fish/vendor
 
 doc=$root/usr/share/doc/$name
 mkdir -p "$doc"
-gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
-chmod 644 "$doc/changelog.gz"
-install -m 644 README.md "$doc"
+install -m 644 README.md CHANGELOG.md "$doc"
+printf '%s (%s) unstable; urgency=medium\n\n  * %s\n\n -- %s  %s\n' "$name" "$version" \
+    "What has changed is told in CHANGELOG.md, in this folder." \
+    "$maintainer" "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" |
+    gzip -9n >"$doc/changelog.gz"
 install -d "$doc/docs"
 install -m 644 docs/*.md "$doc/docs"
+# The pages show them.
+install -d "$doc/examples/python"
+install -m 644 examples/*.rs "$doc/examples"
+install -m 644 examples/python/*.py "$doc/examples/python"
+cargo tree --locked --features cli --edges normal --prefix none --format '{p}: {l}' |
+    sed -e 's/ (\*)$//' -e 's/ (proc-macro)//' -e '/^gst-plugin-zerobuffer/d' | sort -u >"$work/packages"
 {
     cat LICENSE
     echo
     echo "Plugin and command contain these Rust packages, under these licences:"
     echo
-    cargo tree --locked --features cli --edges normal --prefix none --format '{p}: {l}' |
-        sed -e 's/ (\*)$//' -e 's/ (proc-macro)//' -e '/^gst-plugin-zerobuffer/d' | sort -u
+    cat "$work/packages"
+    echo
+    echo "On Debian the Apache License 2.0 is in /usr/share/common-licenses/Apache-2.0."
+    # What most of these licences ask to be kept with every copy.
+    cargo metadata --locked --format-version 1 --features cli | python3 -c '
+import json, pathlib, sys
+folders = {(it["name"], it["version"]): pathlib.Path(it["manifest_path"]).parent
+           for it in json.load(sys.stdin)["packages"]}
+texts = {}
+for line in open(sys.argv[1]):
+    name, version = line.split(":")[0].split(" v")
+    files = [it for it in sorted(folders[name, version].iterdir()) if it.is_file()
+             and it.name.upper().startswith(("LICENSE", "LICENCE", "COPYING", "COPYRIGHT"))]
+    files = [it for it in files if "APACHE" not in it.name.upper()] or files
+    for file in files:
+        texts.setdefault(file.read_text().strip(), []).append(f"{name} {version}")
+for text, names in texts.items():
+    print("\n" + "-" * 72 + "\n" + ", ".join(names) + ":\n\n" + text)
+' "$work/packages"
 } >"$doc/copyright"
-chmod 644 "$doc/copyright"
+chmod 644 "$doc/copyright" "$doc/changelog.gz"
 
 # Which packages of this Debian have the libraries that it needs.
 mkdir -p "$work/debian" "$root/DEBIAN"
@@ -83,17 +110,19 @@ Version: $version
 Architecture: $architecture
 Section: libs
 Priority: optional
-Maintainer: The gst-plugin-zerobuffer developers
+Maintainer: $maintainer
 Homepage: https://crates.io/crates/gst-plugin-zerobuffer
 Installed-Size: $(du -sk --apparent-size "$root/usr" | cut -f1)
 Depends: $depends
 Recommends: gstreamer1.0-plugins-base
 Suggests: gstreamer1.0-tools
 Description: video between processes through shared memory (GStreamer plugin)
- GStreamer elements that carry video, sound and anything else from one process to
- another through a ring in shared memory, without a copy where that is possible.
+ GStreamer elements that carry video, sound and anything else from one
+ process to another through a ring in shared memory, without a copy where
+ that is possible.
  .
- The other end may be a program in C++, C#, Python or Rust that speaks ZeroBuffer.
+ The other end may be a program in C++, C#, Python or Rust that speaks
+ ZeroBuffer.
 CONTROL
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 find "$root" -newermt "@$SOURCE_DATE_EPOCH" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
