@@ -405,6 +405,60 @@ fn a_worker_that_keeps_frames_until_the_end_gets_them_and_gives_them() {
 }
 
 #[test]
+fn neither_a_query_nor_larger_frames_wait_for_what_a_worker_keeps() {
+    let name = Name::new("filter-kept");
+    let worker = worker(&name, "queue min-threshold-buffers=9");
+    let mut asking = Asking::new(&name, "max-in-flight=2 timeout=0");
+    asking.send(20);
+    asking.expect(20 - 8, same);
+    let pad = asking.pipeline.element("f").static_pad("sink").unwrap();
+    pad.query(&mut gst::query::Drain::new());
+    // Much more than the ring of the requests was made for.
+    let caps = CAPS.replace("16", "640");
+    let input = asking.pipeline.appsrc("in");
+    input.set_caps(Some(&gst::Caps::from_str(&caps).unwrap()));
+    for i in 0..10 {
+        let bytes = pattern(640 * 640, i);
+        input.push_buffer(gst::Buffer::from_slice(bytes)).unwrap();
+    }
+    asking.expect(8, same);
+    input.end_of_stream().unwrap();
+    for i in 0..10 {
+        let sample = asking.next();
+        let got = sample.buffer().unwrap().map_readable().unwrap();
+        assert!(got[..] == pattern(640 * 640, i), "large frame {i}");
+    }
+    asking.end();
+    assert_eq!(asking.stat("answered"), 30);
+    worker.end();
+}
+
+#[test]
+fn a_worker_that_stood_still_for_a_moment_gets_no_more_frames_than_before() {
+    let name = Name::new("filter-caught-up");
+    let worker = Hand::new(&name, CAPS);
+    let mut asking = Asking::new(&name, "max-in-flight=2");
+    asking.send(1);
+    worker.give(worker.take());
+    asking.expect(1, same);
+    // It takes frames and gives none: as if it kept them.
+    asking.send(6);
+    let taken: Vec<_> = (0..5).map(|_| worker.take()).collect();
+    taken.into_iter().for_each(|request| worker.give(request));
+    worker.give(worker.take());
+    asking.expect(6, same);
+    // It keeps none.
+    let began = std::time::Instant::now();
+    asking.send(3);
+    asking.until("sent", 7 + 3);
+    let took = began.elapsed();
+    assert!(took.as_millis() >= 250, "the third went out after {took:?}");
+    (0..3).for_each(|_| worker.give(worker.take()));
+    asking.expect(3, same);
+    asking.end();
+}
+
+#[test]
 fn the_worker_may_answer_with_other_caps_and_change_them() {
     let name = Name::new("filter-caps");
     let worker = worker(

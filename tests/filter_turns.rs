@@ -385,3 +385,63 @@ fn every_wait_for_a_worker_that_stands_still_ends_with_a_flush_and_with_the_stat
         }
     }
 }
+
+#[test]
+fn a_flush_before_anything_has_gone_out_leaves_caps_before_their_segment() {
+    init();
+    let name = Name::new("turns-flush");
+    let pipeline = Pipeline::new(&format!(
+        "pipeline.( zerobufferfilter name=f channel-name={} on-failure=passthrough )",
+        &*name
+    ));
+    let (tell, events) = mpsc::channel();
+    let (flushed, flush) = mpsc::channel();
+    let flush = Mutex::new(Some(flush));
+    let behind = gst::Pad::builder(gst::PadDirection::Sink)
+        .chain_function(|_, _, _| Ok(gst::FlowSuccess::Ok))
+        .event_function(move |_, _, event| {
+            if event.type_() == gst::EventType::FlushStart {
+                let _ = flushed.send(());
+            } else {
+                let _ = tell.send(event.type_());
+            }
+            if event.type_() == gst::EventType::StreamStart
+                && let Some(flush) = flush.lock().unwrap().take()
+            {
+                // What is behind it is not sent on before the flush.
+                flush.recv_timeout(LONG).unwrap();
+            }
+            true
+        })
+        .query_function(|_, _, query| match query.view_mut() {
+            gst::QueryViewMut::AcceptCaps(accept) => {
+                accept.set_result(true);
+                true
+            }
+            _ => false,
+        })
+        .build();
+    let filter = pipeline.element("f");
+    let [sink, src] = ["sink", "src"].map(|pad| filter.static_pad(pad).unwrap());
+    src.link(&behind).unwrap();
+    behind.set_active(true).unwrap();
+    pipeline.set_state(gst::State::Playing);
+    for event in [
+        gst::event::StreamStart::new("test"),
+        gst::event::Caps::new(&caps(16)),
+        segment(),
+    ] {
+        assert!(sink.send_event(event));
+    }
+    assert_eq!(events.recv_timeout(LONG), Ok(gst::EventType::StreamStart));
+    assert!(sink.send_event(gst::event::FlushStart::new()));
+    assert!(sink.send_event(gst::event::FlushStop::new(true)));
+    assert!(sink.send_event(segment()));
+    sink.chain(frame(0, LEN)).unwrap();
+    let due = [gst::EventType::Caps, gst::EventType::Segment];
+    let came = std::iter::repeat_with(|| events.recv_timeout(LONG).unwrap());
+    let came: Vec<_> = came.filter(|event| due.contains(event)).take(2).collect();
+    assert_eq!(came, due);
+    pipeline.set_state(gst::State::Null);
+    behind.set_active(false).unwrap();
+}

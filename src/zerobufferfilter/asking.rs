@@ -8,7 +8,7 @@ use gst::subclass::prelude::*;
 use gstreamer as gst;
 
 use super::answers::{Answer, Came};
-use super::flow::{Input, Worker, is_pipeline, names};
+use super::flow::{Flow, Input, Worker, is_pipeline, names};
 use super::imp::{CAT, MORE_FRAMES, SLICE, ZeroBufferFilter, lock};
 use super::under_way::{Due, Failure};
 use crate::element;
@@ -106,18 +106,23 @@ impl ZeroBufferFilter {
                 return Ok(());
             }
             flow = self.wait_for(flow, SLICE);
-            // A pipeline that has taken all frames and gives none back may need the next one for that,
-            // or has dropped them, which its next answer tells.
-            let kept = flow.worker.keeps < MOST_KEPT
+            if flow.worker.keeps < MOST_KEPT
                 && flow.under_way.frames() == frames
-                && flow.reading
-                && flow.quiet.elapsed() >= QUIET.max(2 * self.rounds.least())
-                && writer.is_some_and(|writer| is_pipeline(&writer) && writer.is_all_read());
-            if kept {
+                && self.is_kept(&flow)
+            {
                 flow.worker.keeps += 1;
                 flow.quiet = Instant::now();
             }
         }
+    }
+
+    /// Whether the frames under way seem to be kept: a pipeline has taken all and gives none back. It
+    /// may need the next one for that, or has dropped them, which its next answer tells.
+    fn is_kept(&self, flow: &Flow) -> bool {
+        let writer = self.sending.link.get();
+        flow.reading
+            && flow.quiet.elapsed() >= QUIET.max(2 * self.rounds.least())
+            && writer.is_some_and(|writer| is_pipeline(&writer) && writer.is_all_read())
     }
 
     /// Sends a frame as a request; says if that failed in a way that `on-failure` is for.
@@ -271,10 +276,23 @@ impl ZeroBufferFilter {
         }
     }
 
+    /// Waits until no answer is due, and nobody waits for one.
+    pub(super) fn wait_for_all(&self) -> Result<(), Error> {
+        let mut flow = self.flow();
+        while flow.under_way.is_waiting() || flow.reading {
+            if flow.result.is_err() {
+                return Err(Error::Interrupted);
+            }
+            flow = self.wait(flow);
+        }
+        flow.under_way.start_over();
+        Ok(())
+    }
+
     /// Before anything goes to the next worker: leaves the one that there was.
     fn leave_who_went(&self) -> Result<(), Error> {
         if self.flow().worker.gone.is_some() {
-            self.settle()?;
+            self.wait_for_all()?;
             self.leave("it went away", true);
         }
         Ok(())
@@ -354,15 +372,16 @@ impl ZeroBufferFilter {
         drop(flow);
         let held = self.output().flush();
         for event in held.into_iter().chain(events) {
-            // Upstream sends these two again; the caps are known from each frame.
-            let again = [
-                gst::EventType::Segment,
-                gst::EventType::Eos,
-                gst::EventType::Caps,
-            ];
-            if event.is_sticky() && !again.contains(&event.type_()) {
-                // A pad that is flushed once more takes none, and gets them again.
-                let _ = self.src_pad().store_sticky_event(&event);
+            match event.type_() {
+                // The next segment waits for them.
+                gst::EventType::Caps => self.output().hold_caps(event),
+                // Upstream sends these two again.
+                gst::EventType::Segment | gst::EventType::Eos => {}
+                _ if event.is_sticky() => {
+                    // A pad that is flushed once more takes none, and gets them again.
+                    let _ = self.src_pad().store_sticky_event(&event);
+                }
+                _ => {}
             }
         }
         *lock(&self.segment) = gst::FormattedSegment::<gst::ClockTime>::new().upcast();
@@ -387,7 +406,7 @@ impl ZeroBufferFilter {
         let small = (self.answers.size()).is_some_and(|size| size < self.answers_size());
         // Only ends of ours are told new caps, and only a zerobuffersink asks for a larger ring.
         if !writer.carries_records() || small && !writer.can_request_size() {
-            if self.settle().is_err() {
+            if self.wait_for_all().is_err() {
                 return false;
             }
             self.leave("the caps changed", false);
@@ -427,11 +446,14 @@ impl ZeroBufferFilter {
             }
             _ if is_serialized => {
                 let mut flow = self.flow();
-                while flow.under_way.len() > 0 || flow.pushing || flow.reading {
+                // No query brings out what a worker keeps.
+                while (flow.under_way.len() > 0 || flow.pushing || flow.reading)
+                    && !self.is_kept(&flow)
+                {
                     if flow.result.is_err() {
                         return false;
                     }
-                    flow = self.wait(flow);
+                    flow = self.wait_for(flow, SLICE);
                 }
                 drop(flow);
                 self.src_pad.peer_query(query)

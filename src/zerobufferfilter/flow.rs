@@ -41,6 +41,8 @@ pub struct Worker {
     pub connection: u64,
     /// Its last answer named the request, or did not.
     pub named: Option<bool>,
+    /// And the connection.
+    pub tells_connection: bool,
     /// It does not name them, but keeps a request until it has answered it: it was seen to.
     pub holds: bool,
     /// An answer did not come in time, or was not waited for: nothing is sent until the worker has
@@ -59,6 +61,7 @@ impl Default for Worker {
         Worker {
             connection: new_connection(),
             named: None,
+            tells_connection: false,
             holds: false,
             behind: None,
             keeps: 0,

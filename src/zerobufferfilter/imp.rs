@@ -38,7 +38,7 @@ use super::rounds::{self, Rounds};
 use super::under_way::Due;
 use crate::element::{self, Connection, Counters};
 use crate::frame_prefix::FramePrefix;
-use crate::protocol::duplex::buffer_names;
+use crate::protocol::duplex::{buffer_names, new_connection};
 use crate::protocol::{Error, check_name};
 use crate::sending::{Policy, Sending, Sends, State};
 use crate::timing::Timeline;
@@ -432,7 +432,8 @@ impl Sends for ZeroBufferFilter {
             if !flow.under_way.is_waiting() {
                 flow.quiet = at;
             }
-            flow.under_way.push_frame(input, Due::Sent { number, at });
+            let name = (flow.worker.connection, number);
+            flow.under_way.push_frame(input, Due::Sent { name, at });
             self.changed.notify_all();
         }
         Ok(number)
@@ -443,15 +444,15 @@ impl Sends for ZeroBufferFilter {
     }
 
     fn settle(&self) -> Result<(), Error> {
-        let mut flow = self.flow();
-        while flow.under_way.is_waiting() || flow.reading {
-            if flow.result.is_err() {
-                return Err(Error::Interrupted);
+        {
+            let mut flow = self.flow();
+            if flow.worker.tells_connection {
+                // Numbers of the next ring are those of another connection.
+                flow.worker.connection = new_connection();
+                return Ok(());
             }
-            flow = self.wait(flow);
         }
-        flow.under_way.start_over();
-        Ok(())
+        self.wait_for_all()
     }
 
     fn reader_came(&self) {

@@ -43,6 +43,12 @@ impl Output {
         self.caps.as_ref()
     }
 
+    /// Keeps caps, and none before them, for the frame that says what they become.
+    pub fn hold_caps(&mut self, caps: gst::Event) {
+        (self.held).retain(|event| event.type_() != gst::EventType::Caps);
+        self.held.push(caps);
+    }
+
     /// For a flush: takes what waits, but for the caps, which are still true after it.
     pub fn flush(&mut self) -> Vec<gst::Event> {
         self.discont = true;
@@ -67,11 +73,11 @@ impl ZeroBufferFilter {
             }
         };
         if !opens {
-            let held = &mut self.output().held;
-            if event.type_() == gst::EventType::Caps {
-                held.retain(|event| event.type_() != gst::EventType::Caps);
+            let mut output = self.output();
+            match event.type_() {
+                gst::EventType::Caps => output.hold_caps(event),
+                _ => output.held.push(event),
             }
-            held.push(event);
             return;
         }
         // There is no frame, so the caps are those that came in.

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// Of so many frames that were given up it is known that a late answer is theirs.
 const REMEMBERED: usize = 256;
 
+/// A request: the connection that it belongs to, and its number there.
+pub type Name = (u64, u64);
+
 /// A frame, or what comes between two.
 #[derive(Debug)]
 pub enum Item<I, A, E> {
@@ -17,8 +20,8 @@ pub enum Item<I, A, E> {
 /// What has become of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due<A> {
-    /// Its request has this number, and went out then.
-    Sent { number: u64, at: Instant },
+    /// Its request has this name, and went out then.
+    Sent { name: Name, at: Instant },
     /// This is its answer, which took so long.
     Answered { answer: A, took: Duration },
     /// There will be none.
@@ -58,7 +61,7 @@ pub struct UnderWay<I, A, E> {
     items: VecDeque<Item<I, A, E>>,
     frames: usize,
     /// The numbers of frames that were given up while their answer could still come.
-    given_up: VecDeque<u64>,
+    given_up: VecDeque<Name>,
 }
 
 impl<I, A, E> Default for UnderWay<I, A, E> {
@@ -103,7 +106,7 @@ impl<I, A, E> UnderWay<I, A, E> {
     }
 
     /// How many do.
-    fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         let sent = |item: &&Item<I, A, E>| matches!(item, Item::Frame(_, Due::Sent { .. }));
         self.items.iter().filter(sent).count()
     }
@@ -125,18 +128,27 @@ impl<I, A, E> UnderWay<I, A, E> {
         Ok(item)
     }
 
+    /// Whether an answer to this request is awaited, or would come late.
+    pub fn knows(&self, name: Name) -> bool {
+        let waits = |item: &Item<I, A, E>| match item {
+            Item::Frame(_, Due::Sent { name: sent, .. }) => *sent == name,
+            _ => false,
+        };
+        self.items.iter().any(waits) || self.given_up.contains(&name)
+    }
+
     /// An answer came that names its request, or that has no name: then it is that of the only one.
     /// Workers answer in order, so those before it get none.
-    pub fn answer(&mut self, number: Option<u64>, answer: A, now: Instant) -> Match {
-        if number.is_none() && self.waiting() + self.given_up.len() > 1 {
+    pub fn answer(&mut self, name: Option<Name>, answer: A, now: Instant) -> Match {
+        if name.is_none() && self.waiting() + self.given_up.len() > 1 {
             return Match::Unclear;
         }
         let (mut skipped, mut found) = (0, None);
         for (index, item) in self.items.iter().enumerate() {
-            let Item::Frame(_, Due::Sent { number: sent, at }) = item else {
+            let Item::Frame(_, Due::Sent { name: sent, at }) = item else {
                 continue;
             };
-            if number.is_none_or(|number| number == *sent) {
+            if name.is_none_or(|name| name == *sent) {
                 found = Some((index, *at));
                 break;
             }
@@ -144,7 +156,7 @@ impl<I, A, E> UnderWay<I, A, E> {
         }
         let Some((index, at)) = found else {
             let given_up =
-                (self.given_up.iter()).position(|sent| number.is_none_or(|number| number == *sent));
+                (self.given_up.iter()).position(|sent| name.is_none_or(|name| name == *sent));
             return match given_up.and_then(|index| self.given_up.remove(index)) {
                 Some(_) => Match::Late,
                 None => Match::Nobodys,
@@ -166,8 +178,8 @@ impl<I, A, E> UnderWay<I, A, E> {
     pub fn fail_oldest(&mut self, failure: Failure) {
         for item in &mut self.items {
             if let Item::Frame(_, due @ Due::Sent { .. }) = item {
-                if let Due::Sent { number, .. } = due {
-                    self.given_up.push_back(*number);
+                if let Due::Sent { name, .. } = due {
+                    self.given_up.push_back(*name);
                 }
                 *due = Due::Failed(failure);
                 break;
@@ -211,9 +223,16 @@ mod tests {
 
     type Plain = UnderWay<char, u8, &'static str>;
 
+    const CONNECTION: u64 = 9;
+
     fn sent(number: u64) -> Due<u8> {
         let at = Instant::now();
-        Due::Sent { number, at }
+        let name = (CONNECTION, number);
+        Due::Sent { name, at }
+    }
+
+    fn named(number: u64) -> Option<Name> {
+        Some((CONNECTION, number))
     }
 
     fn with(frames: &[(char, u64)]) -> Plain {
@@ -247,9 +266,9 @@ mod tests {
         assert_eq!((plain.frames(), plain.len()), (3, 4));
         assert!(out(&mut plain).is_empty());
         let now = Instant::now();
-        assert_eq!(plain.answer(Some(1), 10, now), Match::Frame { skipped: 0 });
+        assert_eq!(plain.answer(named(1), 10, now), Match::Frame { skipped: 0 });
         assert_eq!(out(&mut plain), ["a10", "tag", "-"]);
-        assert_eq!(plain.answer(Some(2), 20, now), Match::Frame { skipped: 0 });
+        assert_eq!(plain.answer(named(2), 20, now), Match::Frame { skipped: 0 });
         assert_eq!(out(&mut plain), ["b20"]);
         assert_eq!((plain.frames(), plain.len()), (0, 0));
     }
@@ -258,10 +277,10 @@ mod tests {
     fn an_answer_that_passes_frames_over_is_still_that_of_its_own() {
         let mut plain = with(&[('a', 1), ('b', 2), ('c', 3), ('d', 4)]);
         let now = Instant::now();
-        assert_eq!(plain.answer(Some(3), 30, now), Match::Frame { skipped: 2 });
+        assert_eq!(plain.answer(named(3), 30, now), Match::Frame { skipped: 2 });
         assert_eq!(out(&mut plain), ["a Skipped", "b Skipped", "c30"]);
         for nobodys in [3, 2, 5, 0, u64::MAX] {
-            assert_eq!(plain.answer(Some(nobodys), 0, now), Match::Nobodys);
+            assert_eq!(plain.answer(named(nobodys), 0, now), Match::Nobodys);
         }
         assert!(plain.is_waiting());
     }
@@ -291,13 +310,13 @@ mod tests {
         let now = Instant::now();
         plain.fail_oldest(Failure::Late);
         assert_eq!(out(&mut plain), ["a Late"]);
-        assert_eq!(plain.answer(Some(1), 1, now), Match::Late);
-        assert_eq!(plain.answer(Some(1), 1, now), Match::Nobodys);
+        assert_eq!(plain.answer(named(1), 1, now), Match::Late);
+        assert_eq!(plain.answer(named(1), 1, now), Match::Nobodys);
         assert_eq!(plain.fail_all(&Failure::Gone("x".into())), 1);
         assert!(!plain.is_waiting());
         assert_eq!(out(&mut plain), ["b Gone(\"x\")"]);
         plain.start_over();
-        assert_eq!(plain.answer(Some(2), 2, now), Match::Nobodys);
+        assert_eq!(plain.answer(named(2), 2, now), Match::Nobodys);
     }
 
     #[test]
@@ -306,6 +325,18 @@ mod tests {
         plain.push_event("tag");
         assert_eq!(plain.clear(), ["tag"]);
         assert_eq!((plain.frames(), plain.len()), (0, 0));
-        assert_eq!(plain.answer(Some(7), 1, Instant::now()), Match::Late);
+        assert_eq!(plain.answer(named(7), 1, Instant::now()), Match::Late);
+    }
+    #[test]
+    fn the_same_number_in_another_connection_is_another_request() {
+        let mut plain = with(&[('a', 1)]);
+        let at = Instant::now();
+        let next = (CONNECTION + 1, 1);
+        plain.push_frame('b', Due::Sent { name: next, at });
+        assert!(plain.knows((CONNECTION, 1)) && plain.knows(next));
+        assert!(!plain.knows((CONNECTION + 2, 1)) && !plain.knows((CONNECTION, 2)));
+        assert_eq!(plain.answer(named(1), 1, at), Match::Frame { skipped: 0 });
+        assert_eq!(plain.answer(Some(next), 2, at), Match::Frame { skipped: 0 });
+        assert_eq!(out(&mut plain), ["a1", "b2"]);
     }
 }

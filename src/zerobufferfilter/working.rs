@@ -9,7 +9,7 @@ use gstreamer as gst;
 use super::answers::{Answer, Came};
 use super::flow::is_pipeline;
 use super::imp::{CAT, SLICE, ZeroBufferFilter};
-use super::under_way::{Failure, Item, Match};
+use super::under_way::{Failure, Item, Match, Name};
 use crate::element::Counters;
 use crate::protocol::{Error, Wait};
 use crate::sending::Sends;
@@ -102,7 +102,9 @@ impl ZeroBufferFilter {
         let connection = answer.frame.records().answer_connection();
         let mut flow = self.flow();
         flow.quiet = Instant::now();
-        if connection.is_some_and(|connection| connection != flow.worker.connection) {
+        let name = number.map(|number| (connection.unwrap_or(flow.worker.connection), number));
+        let is_ours = |name: Name| name.0 == flow.worker.connection || flow.under_way.knows(name);
+        if name.is_some_and(|name| !is_ours(name)) {
             gst::debug!(
                 CAT,
                 imp = self,
@@ -116,14 +118,19 @@ impl ZeroBufferFilter {
             flow.worker.keeps = flow.worker.keeps.saturating_sub(others);
         }
         flow.worker.named = Some(number.is_some());
+        flow.worker.tells_connection = connection.is_some();
         // With several under way it may be the others that it has not given back.
         let holds = held && flow.under_way.is_one_waiting();
         flow.worker.holds |= number.is_none() && holds;
-        match flow.under_way.answer(number, answer, Instant::now()) {
+        match flow.under_way.answer(name, answer, Instant::now()) {
             Match::Frame { skipped } => {
                 // These it did not keep.
                 let skips = usize::try_from(skipped).unwrap_or(usize::MAX);
                 flow.worker.keeps = flow.worker.keeps.saturating_sub(skips);
+                // Nor more than have none now. One of these comes out when the next one goes in.
+                let others = self.settings().max_in_flight.saturating_sub(1) as usize;
+                let kept = flow.under_way.waiting().saturating_sub(others);
+                flow.worker.keeps = flow.worker.keeps.min(kept);
                 Counters::add(&self.rounds.skipped, skipped);
             }
             // It has been counted as late.
