@@ -25,9 +25,14 @@ const SHM: &str = "/dev/shm";
 
 /// This command where /dev/shm has 64 MB, as in a container, and is empty.
 fn in_a_container(command: &Command) -> Ended {
-    let script = "mount -t tmpfs -o size=64m tmpfs /dev/shm && exec \"$@\"";
+    with_dev_shm("-t tmpfs -o size=64m", command)
+}
+
+/// This command where /dev/shm is mounted like that.
+fn with_dev_shm(options: &str, command: &Command) -> Ended {
+    let script = format!("mount {options} none /dev/shm && exec \"$@\"");
     let mut wrapper = unshare(&["--mount"]);
-    wrapper.extend(["sh", "-c", script, "sh"].map(Into::into));
+    wrapper.extend(["sh", "-c", &script, "sh"].map(Into::into));
     Running::start(&mut within(&wrapper, command)).wait()
 }
 
@@ -362,4 +367,44 @@ fn thousands_of_rings_work_and_one_too_many_is_told() {
     }
     let name = Name::new("room-many");
     in_a_container(&again(TEST, &name)).expect_success();
+}
+
+#[test]
+fn a_dev_shm_without_a_limit_has_what_the_machine_has() {
+    const TEST: &str = "a_dev_shm_without_a_limit_has_what_the_machine_has";
+    if let Some(name) = role() {
+        let available = no_space(Reader::create(&name, &config(1 << 50)));
+        assert!(available > MIB && available < 1 << 50, "{available}");
+        let reader = Reader::create(&name, &config(MIB)).unwrap();
+        let writer = Writer::attach(&name).unwrap();
+        for i in 0..20 {
+            writer.write_frame(&pattern(300_000, i)).unwrap();
+            assert_eq!(*reader.read_frame(LONG).unwrap(), pattern(300_000, i));
+        }
+        drop(reader);
+        assert!(objects().is_empty(), "{:?}", objects());
+        return;
+    }
+    // The second has no fallocate either.
+    for options in ["-t tmpfs -o size=0,nr_inodes=0", "-t ramfs"] {
+        let name = Name::new("room-unlimited");
+        with_dev_shm(options, &again(TEST, &name)).expect_success();
+    }
+}
+
+#[test]
+fn as_many_files_as_dev_shm_may_have_are_an_error_that_says_so() {
+    const TEST: &str = "as_many_files_as_dev_shm_may_have_are_an_error_that_says_so";
+    if let Some(name) = role() {
+        let refused = Reader::create(&name, &config(MIB)).unwrap_err().to_string();
+        assert!(refused.contains("nr_inodes"), "{refused}");
+        assert!(objects().is_empty(), "{:?}", objects());
+        return;
+    }
+    // One is the folder.
+    for files in 1..=3 {
+        let name = Name::new("room-inodes");
+        let options = format!("-t tmpfs -o size=64m,nr_inodes={files}");
+        with_dev_shm(&options, &again(TEST, &name)).expect_success();
+    }
 }

@@ -320,13 +320,15 @@ fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> R
             })?;
         // Before the OIEB is published: a writer that is quick must find them.
         let next = names.successors();
+        // A semaphore takes a page.
+        let page = page_size() as u64;
+        let needed = total.next_multiple_of(page) + 2 * page;
         let semaphore = |name: &str, other_name: &str| {
             // In place of a leftover: the name of the buffer is ours, so its semaphores are.
             Semaphore::create(name, other_name, access).map_err(|err| match err.raw_os_error() {
-                // One takes a page.
-                Some(libc::ENOSPC | libc::ENOMEM) => {
-                    let page = page_size() as u64;
-                    no_space(names, total.next_multiple_of(page) + 2 * page, available)
+                // If not, there are as many files as there may be.
+                Some(libc::ENOSPC | libc::ENOMEM) if available < Some(needed) => {
+                    no_space(names, needed, available)
                 }
                 _ => names.opening("creating a semaphore", &sem::path(name), err, TO_CREATE),
             })

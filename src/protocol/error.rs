@@ -392,6 +392,9 @@ fn advice(err: &io::Error) -> &'static str {
             "; this process has as many files open as it may: raise its limit (ulimit -n; \
              LimitNOFILE= with systemd), a buffer takes 4 at its reader and 1 at its writer"
         }
+        Some(libc::ENOSPC) => {
+            "; there are as many files as there may be (df -i /dev/shm; nr_inodes)"
+        }
         Some(libc::ENFILE) => "; the system has as many files open as it may (fs.file-max)",
         Some(libc::ENOMEM) => {
             "; this process has as much memory, or as many mappings (vm.max_map_count), as it may"

@@ -2,35 +2,59 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
+use nix::sys::sysinfo::sysinfo;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{AccessFlags, Uid, User, faccessat, geteuid};
 
 /// A file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes in all.
+    /// Bytes in all; the memory of the machine where there is no limit.
     pub total: u64,
-    /// Bytes that this process may still use.
+    /// Bytes that this process may still use; the same.
     pub available: u64,
-    /// Files that may still be made.
+    /// Files that may still be made; `u64::MAX` where there is no limit.
     pub files: u64,
 }
 
 impl Room {
     /// That of the file system that `folder` is in.
     pub fn of(folder: &Path) -> io::Result<Self> {
-        let fs = statvfs(folder)?;
-        Ok(Room {
+        Ok(Self::new(&statvfs(folder)?))
+    }
+
+    /// That of the file system that `file` is in.
+    pub(super) fn of_file(file: impl AsFd) -> io::Result<Self> {
+        Ok(Self::new(&fstatvfs(file)?))
+    }
+
+    fn new(fs: &Statvfs) -> Self {
+        let files = match fs.files() {
+            0 => u64::MAX,
+            _ => fs.files_available(),
+        };
+        // A tmpfs of size=0, which is what Podman makes of --shm-size=0, or a ramfs: it takes what
+        // there is.
+        if fs.blocks() == 0 {
+            let memory = sysinfo().map_or(u64::MAX, |machine| machine.ram_total());
+            return Room {
+                total: memory,
+                available: memory,
+                files,
+            };
+        }
+        Room {
             total: fs.blocks().saturating_mul(fs.fragment_size()),
             available: fs.blocks_available().saturating_mul(fs.fragment_size()),
-            files: fs.files_available(),
-        })
+            files,
+        }
     }
 }
 

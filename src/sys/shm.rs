@@ -16,10 +16,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
-use nix::sys::statvfs::fstatvfs;
 
 use super::access::Access;
 use super::fault::{Gone, Guard};
+use super::host::Room;
 use super::{host, page_size};
 
 /// Where Linux keeps POSIX shared memory. Only texts, permissions and changes of a name use it; the
@@ -152,9 +152,7 @@ impl ShmFile {
 
     /// Bytes free in the file system of this object.
     pub fn room(&self) -> Option<u64> {
-        fstatvfs(&self.file)
-            .ok()
-            .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
+        Room::of_file(&self.file).ok().map(|room| room.available)
     }
 
     /// Takes the lock on one byte for this open file description; false if another has it. The
