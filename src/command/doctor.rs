@@ -170,7 +170,6 @@ fn leftovers(findings: &mut Findings) {
             text::count(names.len(), "dead reader", "dead readers"),
             some.join(", ")
         ),
-        "zerobuffer clean removes that, as the user whose it is; so does the next reader of such a \
-         name",
+        "zerobuffer clean removes what is this user's; so does the next reader of such a name",
     );
 }

@@ -173,8 +173,9 @@ fn live(view: &mut View) -> Result<ExitCode, Failure> {
 }
 
 fn table(rows: &[&Measured]) -> String {
+    // What changes comes first: a terminal of 80 columns has room for that.
     let heading = [
-        "NAME", "STATE", "STREAM", "FRAMES/S", "RATE/S", "RING", "LATE", "READER", "WRITER",
+        "NAME", "STATE", "FRAMES/S", "RATE/S", "RING", "LATE", "STREAM", "READER", "WRITER",
     ];
     let mut cells = vec![heading.map(String::from).to_vec()];
     cells.extend(rows.iter().map(|row| for_people(row)));
@@ -188,12 +189,12 @@ fn for_people(it: &Measured) -> Vec<String> {
     vec![
         text::plain(&text::short(&it.seen.name, 30)),
         it.seen.state().as_str().into(),
-        text::plain(&text::short(&caps, 30)),
         it.rate.map_or_else(none, |rate| format!("{rate:.1}")),
         it.bytes
             .map_or_else(none, |bytes| text::bytes(bytes as u64)),
         bar(it.used, it.peak),
         it.late.map_or_else(none, late),
+        text::plain(&text::short(&caps, 30)),
         list::end(&it.seen.reader),
         list::end(&it.seen.writer),
     ]

@@ -131,7 +131,7 @@ fn ends(seen: &Inspection, findings: &mut Findings) {
         match peer.life {
             Life::Alive if is_stopped(peer) => findings.problem(
                 about,
-                format!("{shown}: its process is stopped"),
+                format!("{shown}: it does nothing until it goes on"),
                 &format!("kill -CONT {}", pid_here(peer)),
             ),
             Life::Alive => findings.fine(about, format!("{shown}: {}", peer.why)),
