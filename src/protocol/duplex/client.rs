@@ -1,71 +1,24 @@
 //! The client of a duplex channel: it sends requests and gets an answer to each.
 
+mod config;
+mod connection;
+mod exchange;
+
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::step::{Doubt, Odd, Owed, Step};
+use self::connection::{Connection, Taken};
+use super::step::{Doubt, Owed, Step};
 use super::{buffer_names, new_connection};
 use crate::protocol::error::{Error, Result};
 use crate::protocol::extension::records::Records;
 use crate::protocol::layout::FRAME_HEADER_SIZE;
-use crate::protocol::reader::{BufferConfig, Frame, Reader};
+use crate::protocol::reader::{Frame, Reader};
 use crate::protocol::wait::{Wait, Waiting};
 use crate::protocol::writer::{DEFAULT_WRITE_TIMEOUT, Reservation, Writer};
 
-/// How a client is made. The default has 4096 bytes for metadata and 32 MiB for answers. (The
-/// other implementations take 256 MiB; all of it is reserved in `/dev/shm` here, which has 64 MB
-/// in Docker.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DuplexClientConfig {
-    /// The buffer of the answers.
-    pub response: BufferConfig,
-    /// How many requests may be without an answer at once (default: 1024).
-    pub in_flight: usize,
-    /// Whether the server may give a request back before it has answered it, as a pipeline does
-    /// that works for others (default: no). The duplex servers of all implementations keep the
-    /// request until then, so that one that is given back without an answer will never have any.
-    pub answers_after_release: bool,
-}
-
-impl Default for DuplexClientConfig {
-    fn default() -> Self {
-        Self::new(4096, 32 << 20)
-    }
-}
-
-impl DuplexClientConfig {
-    /// These sizes of the buffer of the answers, in bytes.
-    pub fn new(metadata_size: u64, payload_size: u64) -> Self {
-        DuplexClientConfig {
-            response: BufferConfig::new(metadata_size, payload_size),
-            in_flight: 1024,
-            answers_after_release: false,
-        }
-    }
-
-    /// Other permissions, such as 0o666 for servers of any user.
-    pub fn with_permissions(self, permissions: u32) -> Self {
-        DuplexClientConfig {
-            response: self.response.with_permissions(permissions),
-            ..self
-        }
-    }
-
-    /// Another number of requests that may be without an answer at once; at least 1.
-    pub fn with_in_flight(self, in_flight: usize) -> Self {
-        DuplexClientConfig { in_flight, ..self }
-    }
-
-    /// The server may give a request back before it has answered it.
-    pub fn with_answers_after_release(self) -> Self {
-        DuplexClientConfig {
-            answers_after_release: true,
-            ..self
-        }
-    }
-}
+pub use self::config::DuplexClientConfig;
+pub use self::exchange::{Request, Response};
 
 /// Sends requests through the channel and receives the answers, any number of them at once.
 ///
@@ -127,25 +80,6 @@ struct State {
     aside: VecDeque<Response>,
     evacuation: bool,
     closed: bool,
-}
-
-#[derive(Debug)]
-struct Connection {
-    writer: Arc<Writer>,
-    reader: Arc<Reader>,
-    step: Step,
-    /// Answers are thrown away until the server has done with all requests.
-    lost: bool,
-    /// Nothing puts this connection in step again.
-    over: Option<Doubt>,
-    /// Its server is gone, or breaks the protocol.
-    ended: bool,
-    /// What was last said to be in doubt.
-    told: Option<Doubt>,
-    /// The server names the request that it answers.
-    named: bool,
-    /// The number of the connection: a server may have requests of a client that has gone.
-    number: u64,
 }
 
 impl DuplexClient {
@@ -670,167 +604,5 @@ impl Shared {
         let aside = &mut state.aside;
         aside.retain(|response| !doubt.concerns(response.request));
         Err(self.out_of_step(doubt))
-    }
-}
-
-/// What an answer is.
-enum Taken {
-    /// That to this request.
-    Answer(u64),
-    /// The same, and those that it passed over will get none.
-    AnswerBehind(Doubt, u64),
-    Nobodys,
-}
-
-impl Connection {
-    /// Bytes of the requests that the server has not given back. What it answered before it gave a
-    /// request back is to be read after this.
-    fn used(&self) -> u64 {
-        let used = self.writer.used_bytes();
-        // Acquire, with the Release in `handoff::give_back`: the post of that answer came before.
-        fence(Ordering::Acquire);
-        used
-    }
-
-    /// To which request an answer belongs.
-    fn take(&mut self, frame: &Frame, config: &DuplexClientConfig) -> Taken {
-        let sequence = frame.sequence();
-        let connection = frame.records().answer_connection();
-        if connection.is_some_and(|connection| connection != self.number) {
-            // It was left by a client before us.
-            self.step.discard(sequence);
-            return Taken::Nobodys;
-        }
-        if let Some(request) = frame.records().answer() {
-            self.named = true;
-            self.lost = false;
-            match self.step.answer_to(sequence, request) {
-                Ok(None) => return Taken::Answer(request),
-                Ok(Some(without)) => {
-                    self.told = Some(without);
-                    return Taken::AnswerBehind(without, request);
-                }
-                // The answer to this one was there, or was given up: no other can be meant.
-                Err(Odd::Surplus) => return Taken::Nobodys,
-                Err(Odd::Stranger) => {}
-            }
-        } else {
-            // A server of ours leaves the name out if the ring has no room for both.
-            self.named = false;
-            if self.lost {
-                self.step.discard(sequence);
-                return Taken::Nobodys;
-            }
-            match self.step.answer(sequence) {
-                Ok(request) => return Taken::Answer(request),
-                Err(Odd::Surplus) if !config.answers_after_release => {
-                    self.lost = true;
-                    return Taken::Nobodys;
-                }
-                Err(_) => {}
-            }
-        }
-        self.over = Some(self.step.doubt());
-        Taken::Nobodys
-    }
-
-    /// Before a request when none is under way: an answer that is there is one too many.
-    fn look_for_surplus(&mut self, alone: bool, config: &DuplexClientConfig) -> Result<()> {
-        let used = self.used();
-        // Nothing unread, and nothing held either.
-        let mut empty = self.reader.used_bytes() == 0;
-        if !empty && alone {
-            match self.reader.read_frame(Wait::no()) {
-                Ok(frame) => drop(self.take(&frame, config)),
-                Err(Error::Timeout { .. }) => empty = true,
-                Err(err) => return Err(err),
-            }
-        }
-        if empty && used == 0 {
-            self.step.settle();
-        }
-        Ok(())
-    }
-}
-
-/// Room for one request, lent by [`DuplexClient::reserve`] or [`DuplexClient::reserve_ahead`].
-/// Dropping it leaves no trace.
-#[derive(Debug)]
-#[must_use = "a request that is not committed is not sent"]
-pub struct Request {
-    reservation: Reservation,
-    shared: Arc<Shared>,
-}
-
-impl Request {
-    /// Sends the request and returns its number.
-    ///
-    /// # Errors
-    /// As [`Reservation::commit`]; [`Error::Closed`] also when the client has connected to another
-    /// server meanwhile; [`Error::OutOfStep`] when an answer is there that nobody asked for.
-    pub fn commit(mut self) -> Result<u64> {
-        self.publish()
-    }
-
-    /// As [`Request::commit`]; if it was lent ahead it keeps the room ([`Reservation::publish`]).
-    ///
-    /// # Errors
-    /// As [`Request::commit`].
-    pub fn publish(&mut self) -> Result<u64> {
-        self.shared.publish(&mut self.reservation)
-    }
-}
-
-impl Deref for Request {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.reservation
-    }
-}
-
-impl DerefMut for Request {
-    /// Nothing once it is sent: the server looks at the bytes.
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.reservation
-    }
-}
-
-impl AsMut<[u8]> for Request {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self
-    }
-}
-
-/// An answer in the ring, lent until it is dropped, like any [`Frame`].
-#[derive(Debug)]
-pub struct Response {
-    frame: Frame,
-    request: u64,
-}
-
-impl Response {
-    /// The number of the request that it belongs to.
-    pub fn request(&self) -> u64 {
-        self.request
-    }
-
-    /// The frame of the ring that it is.
-    pub fn into_frame(self) -> Frame {
-        self.frame
-    }
-}
-
-impl Deref for Response {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.frame
-    }
-}
-
-impl AsRef<[u8]> for Response {
-    fn as_ref(&self) -> &[u8] {
-        self
     }
 }
