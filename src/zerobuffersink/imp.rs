@@ -45,9 +45,9 @@ use gstreamer_base as gst_base;
 
 use super::offering::Offering;
 use super::pausing::Pausing;
+use super::settings::{self, Settings};
 use super::{OnCapsChange, OnFull, OnReaderGone};
 use crate::element::{self, Connection, Counters};
-use crate::frame_prefix::FramePrefix;
 use crate::peers::{self, Peers, Reason, Seen};
 use crate::protocol::{Error, Writer};
 use crate::qos::{LeftOut, Qos};
@@ -64,37 +64,6 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("ZeroBuffer sink"),
     )
 });
-
-/// Three frames: one that is drawn, one on its way, one that is read.
-const DEFAULT_FRAMES: u32 = 3;
-
-#[derive(Debug)]
-struct Settings {
-    buffer_name: Option<String>,
-    wait_for_connection: bool,
-    on_reader_gone: OnReaderGone,
-    on_full: OnFull,
-    on_caps_change: OnCapsChange,
-    timeout: gst::ClockTime,
-    /// Frames that the ring should have room for.
-    frames: u32,
-    frame_prefix: FramePrefix,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            buffer_name: None,
-            wait_for_connection: true,
-            on_reader_gone: OnReaderGone::default(),
-            on_full: OnFull::default(),
-            on_caps_change: OnCapsChange::default(),
-            timeout: gst::ClockTime::ZERO,
-            frames: DEFAULT_FRAMES,
-            frame_prefix: FramePrefix::default(),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub struct ZeroBufferSink {
@@ -144,133 +113,17 @@ impl ObjectImpl for ZeroBufferSink {
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            vec![
-                glib::ParamSpecString::builder("buffer-name")
-                    .nick("Buffer name")
-                    .blurb(
-                        "Name of the ZeroBuffer to write to, the same as at the reader: 1 to 245 \
-                         bytes, no slash, not starting with 'sem.'",
-                    )
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("wait-for-connection")
-                    .nick("Wait for connection")
-                    .blurb(
-                        "Hold the stream while there is no reader (otherwise: drop its frames \
-                         until there is one)",
-                    )
-                    .default_value(true)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default(
-                    "on-reader-gone",
-                    OnReaderGone::default(),
-                )
-                .nick("On reader gone")
-                .blurb("What happens to the stream when its reader has closed or died")
-                .mutable_playing()
-                .build(),
-                glib::ParamSpecEnum::builder_with_default("on-full", OnFull::default())
-                    .nick("On full")
-                    .blurb("What happens to a frame for which the ring has no room")
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default(
-                    "on-caps-change",
-                    OnCapsChange::default(),
-                )
-                .nick("On caps change")
-                .blurb(
-                    "What happens when the caps change in the middle of a stream to a reader of \
-                     another implementation, which cannot be told (zerobuffersrc can)",
-                )
-                .mutable_playing()
-                .build(),
-                glib::ParamSpecUInt::builder("frames")
-                    .nick("Frames")
-                    .blurb(
-                        "For how many frames a zerobuffersrc with payload-size=0 is asked to make \
-                         room: more than 3 where upstream or downstream keeps some",
-                    )
-                    .minimum(1)
-                    .maximum(1000)
-                    .default_value(DEFAULT_FRAMES)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt64::builder("timeout")
-                    .nick("Timeout")
-                    .blurb(
-                        "Longest wait for a reader or for room, in nanoseconds; when it is over \
-                         the element posts an error (5000000000 = 5 s; 0 = without end)",
-                    )
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("timeout-ms")
-                    .nick("Timeout in milliseconds")
-                    .blurb(
-                        "The property timeout in milliseconds, as RocketWelder's elements have it",
-                    )
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("frame-prefix", FramePrefix::default())
-                    .nick("Frame prefix")
-                    .blurb(
-                        "What is in front of the pixels of each frame; with rocket-welder only raw \
-                         video in formats that its SDK reads is taken, and rows have no padding",
-                    )
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                    .nick("Statistics")
-                    .blurb(element::STATS_BLURB)
-                    .read_only()
-                    .build(),
-            ]
-        });
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(settings::properties);
         &PROPERTIES
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let mut settings = self.settings();
-        // GObject has checked the types.
-        match pspec.name() {
-            "buffer-name" => settings.buffer_name = value.get().unwrap_or_default(),
-            "wait-for-connection" => {
-                settings.wait_for_connection = value.get().unwrap_or_default();
-            }
-            "on-reader-gone" => settings.on_reader_gone = value.get().unwrap_or_default(),
-            "on-full" => settings.on_full = value.get().unwrap_or_default(),
-            "on-caps-change" => settings.on_caps_change = value.get().unwrap_or_default(),
-            "frames" => settings.frames = value.get().unwrap_or(DEFAULT_FRAMES),
-            "timeout" => {
-                settings.timeout = gst::ClockTime::from_nseconds(value.get().unwrap_or_default());
-            }
-            "timeout-ms" => {
-                let ms: u32 = value.get().unwrap_or_default();
-                settings.timeout = gst::ClockTime::from_mseconds(ms.into());
-            }
-            "frame-prefix" => settings.frame_prefix = value.get().unwrap_or_default(),
-            _ => {}
-        }
+        self.settings().set(pspec.name(), value);
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let settings = self.settings();
-        match pspec.name() {
-            "buffer-name" => settings.buffer_name.to_value(),
-            "wait-for-connection" => settings.wait_for_connection.to_value(),
-            "on-reader-gone" => settings.on_reader_gone.to_value(),
-            "on-full" => settings.on_full.to_value(),
-            "on-caps-change" => settings.on_caps_change.to_value(),
-            "frames" => settings.frames.to_value(),
-            "timeout" => settings.timeout.nseconds().to_value(),
-            "timeout-ms" => u32::try_from(settings.timeout.mseconds())
-                .unwrap_or(u32::MAX)
-                .to_value(),
-            "frame-prefix" => settings.frame_prefix.to_value(),
-            _ => self.stats().to_value(),
-        }
+        let value = self.settings().get(pspec.name());
+        value.unwrap_or_else(|| self.stats().to_value())
     }
 }
 

@@ -8,6 +8,7 @@ use gstreamer_base as gst_base;
 mod imp;
 mod offering;
 mod pausing;
+mod settings;
 
 /// What happens to the stream when its reader has closed or died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
