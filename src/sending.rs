@@ -1,22 +1,26 @@
 //! How the sink, and the filter with its requests, get a buffer to the reader: finding it, telling
 //! it the caps, asking for a ring of the right size, publishing in place or copying.
 
+mod bytes;
+mod sizes;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
+use self::bytes::{copy, length, repack};
+use self::sizes::{suits, wanted_size};
 use crate::element::{self, Connection, Counters};
 use crate::events;
 use crate::frame_info;
 use crate::frame_prefix::{Behind, FramePrefix};
 use crate::memory::{self, Link, RingPool};
 use crate::metas;
-use crate::protocol::{Error, Interrupt, Records, Reservation, Wait, Writer, ring_size};
+use crate::protocol::{Error, Interrupt, Records, Reservation, Wait, Writer};
 use crate::requests;
 use crate::segments;
 use crate::stream_info;
@@ -24,8 +28,6 @@ use crate::stream_info;
 /// How long the stream waits for a ring of another size where the one there is would do, too.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(500);
 const RESIZE_INTERVAL: Duration = Duration::from_millis(1);
-/// Header and records of a frame, most of the time.
-const OVERHEAD: u64 = 256;
 /// Bytes of events that wait for a frame; later ones are lost.
 const MOST_PENDING: usize = 64 << 10;
 
@@ -794,86 +796,7 @@ fn append(from: &Records, to: &mut Records) {
     }
 }
 
-/// Bytes of the frame that a buffer becomes as it is, without what is in front of it.
-fn length(
-    buffer: &gst::BufferRef,
-    video: Option<&gst_video::VideoInfo>,
-    prefix: FramePrefix,
-) -> Result<u64, Stop> {
-    let len = match video {
-        Some(video) if prefix != FramePrefix::None => prefix.layout(video).size(),
-        Some(video) if frame_info::other_layout(buffer, video).is_some() => buffer.size(),
-        // Without the padding that some allocators leave behind the last row.
-        Some(video) if buffer.size() >= video.size() => video.size(),
-        Some(video) => {
-            return Err(Stop::Element(gst::error_msg!(
-                gst::StreamError::Format,
-                (
-                    "A frame of {} bytes does not match its caps, which need {}",
-                    buffer.size(),
-                    video.size()
-                )
-            )));
-        }
-        None => buffer.size(),
-    };
-    Ok(len as u64)
-}
-
-/// The ring that frames of `len` bytes need.
-fn needed_size(len: u64, frames: u32, fixed: bool) -> u64 {
-    let frames = u64::from(frames);
-    if fixed {
-        return ring_size(len, frames);
-    }
-    // These are never rendered in place: so many, and one of them wasted at the end of the ring.
-    len.saturating_add(OVERHEAD).saturating_mul(frames + 1)
-}
-
-/// The ring to ask for; frames of all sizes get some room to grow.
-fn wanted_size(len: u64, frames: u32, fixed: bool) -> u64 {
-    let len = if fixed { len } else { len.saturating_mul(2) };
-    needed_size(len, frames, fixed)
-}
-
-/// Whether the ring suits frames of `len` bytes, or nothing can be done about it.
-fn suits(writer: &Writer, len: u64, frames: u32, fixed: bool) -> bool {
-    writer.payload_size() >= needed_size(len, frames, fixed) || !writer.can_request_size()
-}
-
 /// Whether there is no reader that this stream could go to.
 fn is_missing(err: &Error) -> bool {
     err.is_no_reader() || matches!(err, Error::MetadataAlreadyWritten { .. })
-}
-
-/// Copies the bytes as they are, from all memories of the buffer.
-fn copy(
-    buffer: &gst::BufferRef,
-    mut place: Behind<Reservation>,
-) -> Result<Behind<Reservation>, Stop> {
-    buffer.copy_to_slice(0, place.as_mut()).map_err(|copied| {
-        Stop::Element(gst::error_msg!(
-            gst::ResourceError::Read,
-            ("The memory of a frame could not be read behind byte {copied}")
-        ))
-    })?;
-    Ok(place)
-}
-
-/// Copies the picture with its rows and planes where a reader in any language finds them: where the
-/// caps' default layout has them, or what is in front of the frame demands.
-fn repack(
-    buffer: &gst::BufferRef,
-    video: &gst_video::VideoInfo,
-    layout: &gst_video::VideoInfo,
-    place: Behind<Reservation>,
-) -> Result<Behind<Reservation>, glib::BoolError> {
-    let from = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video)?;
-    let into = gst::Buffer::from_mut_slice(place);
-    let mut into = gst_video::VideoFrame::from_buffer_writable(into, layout)
-        .map_err(|_| glib::bool_error!("no room to copy to"))?;
-    from.copy(&mut into.as_mut_video_frame_ref())?;
-    into.into_buffer()
-        .try_into_inner::<Behind<Reservation>>()
-        .map_err(|(_, err)| glib::bool_error!("{err}"))
 }
