@@ -6,6 +6,7 @@
 //! A record may come from anybody. It is checked here against the stream's caps and the buffer's
 //! size before GStreamer sees it, since elements trust what a meta says.
 
+mod bytes;
 #[cfg(feature = "v1_24")]
 mod serialized;
 
@@ -14,6 +15,7 @@ use gstreamer as gst;
 use gstreamer_audio as gst_audio;
 use gstreamer_video as gst_video;
 
+use self::bytes::{Bytes, NONE, put_rectangle, put_text, put_u32, put_u64};
 use crate::memory::metas::region_type;
 use crate::peer_text;
 use crate::protocol::{Record, Records};
@@ -49,9 +51,6 @@ const CAPTION_TYPES: [(u32, gst_video::VideoCaptionType); 4] = [
     (3, gst_video::VideoCaptionType::Cea708Raw),
     (4, gst_video::VideoCaptionType::Cea708Cdp),
 ];
-
-/// In place of a time: none.
-const NONE: u64 = u64::MAX;
 
 /// Adds the metas of a buffer to its records, as far as they can travel. `GstVideoMeta` is left to
 /// the frame's layout.
@@ -310,60 +309,6 @@ fn decode_audio(
     }
     gst_audio::AudioMeta::add(buffer, &info, samples, &offsets).ok()?;
     Some(())
-}
-
-fn put_u32(value: &mut Vec<u8>, number: u32) {
-    value.extend(number.to_le_bytes());
-}
-
-fn put_u64(value: &mut Vec<u8>, number: u64) {
-    value.extend(number.to_le_bytes());
-}
-
-fn put_rectangle(value: &mut Vec<u8>, (x, y, width, height): (u32, u32, u32, u32)) {
-    [x, y, width, height]
-        .into_iter()
-        .for_each(|number| put_u32(value, number));
-}
-
-/// Text with its length in front.
-fn put_text(value: &mut Vec<u8>, text: &str) -> Option<()> {
-    put_u32(value, u32::try_from(text.len()).ok()?);
-    value.extend(text.as_bytes());
-    Some(())
-}
-
-/// What is left of a value.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn u32(&mut self) -> Option<u32> {
-        let (number, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u32::from_le_bytes(*number))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        let (number, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*number))
-    }
-
-    fn time(&mut self) -> Option<Option<gst::ClockTime>> {
-        let number = self.u64()?;
-        Some((number != NONE).then(|| gst::ClockTime::from_nseconds(number)))
-    }
-
-    fn rectangle(&mut self) -> Option<(u32, u32, u32, u32)> {
-        Some((self.u32()?, self.u32()?, self.u32()?, self.u32()?))
-    }
-
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(self.u32()?).ok()?;
-        let (text, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(text)
-    }
 }
 
 #[cfg(test)]
