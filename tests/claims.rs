@@ -16,7 +16,7 @@ use gstzerobuffer::{BufferConfig, Error, Interrupt, Reader, Wait, Writer, Writer
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{SysconfVar, sysconf};
 use support::raw::{self, Raw, RawSem};
-use support::v1::{V1Reader, V1Writer, place_file};
+use support::v1::{V1Reader, V1Writer, assert_left_alone, place_file};
 use support::{
     LONG, Name, Running, again, example, listen, role, say, unshare, within, without_lock_folder,
 };
@@ -348,11 +348,7 @@ fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_a
         }
         // What is something else stays.
         for content in [&b"x"[..], &[0; 127], &[0x55; 4096]] {
-            place_file(&path, content);
-            let made = Reader::create(&name, &BufferConfig::default());
-            assert!(matches!(made, Err(Error::Corrupt { .. })), "{made:?}");
-            assert_eq!(fs::read(&path).unwrap(), content);
-            fs::remove_file(&path).unwrap();
+            assert_left_alone(&name, content);
         }
         return;
     }
@@ -364,13 +360,8 @@ fn without_a_lock_folder_what_a_reader_left_that_died_while_it_made_it_is_made_a
 #[test]
 fn with_a_lock_folder_a_file_without_content_is_somebody_elses() {
     let name = Name::new("claims-foreign");
-    let path = segment(&name);
     for content in [&[][..], &[0; 4096]] {
-        place_file(&path, content);
-        let made = Reader::create(&name, &BufferConfig::default());
-        assert!(matches!(made, Err(Error::Corrupt { .. })), "{made:?}");
-        assert_eq!(fs::read(&path).unwrap(), content);
-        fs::remove_file(&path).unwrap();
+        assert_left_alone(&name, content);
     }
 }
 

@@ -3,6 +3,9 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+
+use gstzerobuffer::{BufferConfig, Error, Reader};
 
 use super::Name;
 use super::raw::{self, Raw, RawSem};
@@ -190,8 +193,19 @@ impl V1Writer {
     }
 }
 
+/// What lies where the segment of this name would be is no buffer: no reader takes its place.
+#[track_caller]
+pub fn assert_left_alone(name: &str, content: &[u8]) {
+    let path = Path::new("/dev/shm").join(name);
+    place_file(&path, content);
+    let made = Reader::create(name, &BufferConfig::default());
+    assert!(matches!(made, Err(Error::Corrupt { .. })), "{made:?}");
+    assert_eq!(fs::read(&path).unwrap(), content);
+    fs::remove_file(&path).unwrap();
+}
+
 /// The file `path` with these bytes, for things that are in a buffer's way.
-pub fn place_file(path: impl AsRef<std::path::Path>, bytes: &[u8]) {
+pub fn place_file(path: impl AsRef<Path>, bytes: &[u8]) {
     let file = File::create_new(path).unwrap();
     file.write_all_at(bytes, 0).unwrap();
 }
