@@ -693,9 +693,9 @@ fn a_late_answer_is_nobody_elses() {
 
 /// A Python reader that starts tries the lock of every buffer for a moment, and removes what dead
 /// readers left.
-fn python_worker(name: &Name, work: &str) -> Running {
+fn python_worker(name: &Name, work: &str, options: &[&str]) -> Running {
     let mut command = python::script("zb_py_duplex_server.py");
-    let mut server = Running::start(command.args([name, work]));
+    let mut server = Running::start(command.args([name, work]).args(options));
     assert_eq!(server.line().as_deref(), Some("ready"));
     server
 }
@@ -703,7 +703,7 @@ fn python_worker(name: &Name, work: &str) -> Running {
 #[test]
 fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
     let name = Name::new("filter-python");
-    let mut worker = python_worker(&name, "invert");
+    let mut worker = python_worker(&name, "invert", &[]);
     let mut asking = Asking::new(&name, "");
     asking.send(100);
     let told = worker.line().unwrap();
@@ -718,7 +718,7 @@ fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
     name.remove_what_python_leaves();
 
     let name = Name::new("filter-python-fails");
-    let worker = python_worker(&name, "fail-30");
+    let worker = python_worker(&name, "fail-30", &[]);
     let mut asking = Asking::new(&name, "on-failure=drop timeout=2000000000");
     asking.send(60);
     asking.expect(29, same);
@@ -728,6 +728,75 @@ fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
     assert_eq!(asking.stat("late") + asking.stat("skipped"), 1);
     assert_eq!(asking.stat("dropped"), 1);
     assert_eq!(asking.stat("doubled"), 0);
+    worker.wait().expect_success();
+    name.remove_what_python_leaves();
+}
+
+#[test]
+fn a_python_worker_says_in_its_metadata_that_answers_have_other_caps() {
+    let name = Name::new("filter-python-caps");
+    // Each answer is the request twice, one above the other.
+    let caps = CAPS.replace("height=16", "height=32");
+    let metadata = format!(r#"{{"caps": "{caps}"}}"#);
+    let worker = python_worker(&name, "twice", &["--metadata", &metadata]);
+    let mut asking = Asking::new(&name, "");
+    asking.send(20);
+    for i in 0..20 {
+        let sample = asking.next();
+        let info = gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap();
+        assert_eq!((info.width(), info.height()), (16, 32));
+        assert!(
+            assert_is(&sample, i) == pattern(LEN, i).repeat(2),
+            "frame {i}"
+        );
+    }
+    asking.end();
+    worker.wait().expect_success();
+    name.remove_what_python_leaves();
+}
+
+#[test]
+fn its_latency_is_that_of_upstream_and_its_own() {
+    let name = Name::new("filter-latency");
+    let worker = worker(&name, "identity");
+    let pipeline = Pipeline::play(&format!(
+        "videotestsrc is-live=true ! {CAPS} ! zerobufferfilter name=f channel-name={} ! fakesink",
+        &*name
+    ));
+    pipeline.reached();
+    let filter = pipeline.element("f");
+    let of = |element: &gst::Element, pad: &str| {
+        let mut query = gst::query::Latency::new();
+        assert!(element.static_pad(pad).unwrap().peer_query(&mut query));
+        query.result()
+    };
+    for ms in [20, 75] {
+        let (live, least, _) = of(&filter, "sink");
+        assert!(live);
+        let sink = filter.static_pad("src").unwrap().peer().unwrap();
+        let sink = sink.parent_element().unwrap();
+        let (live, with_ours, _) = of(&sink, "sink");
+        assert!(live);
+        assert_eq!(with_ours, least + gst::ClockTime::from_mseconds(ms));
+        // The next one is told to the pipeline.
+        pipeline.clear();
+        filter.set_property("latency", 75_000_000_u64);
+        pipeline.message(&[gst::MessageType::Latency]);
+    }
+    drop(pipeline);
+    drop(worker);
+}
+
+#[test]
+fn a_python_worker_that_answers_twice_moves_no_answer_to_the_next_frame() {
+    let name = Name::new("filter-python-double");
+    let worker = python_worker(&name, "double", &[]);
+    let mut asking = Asking::new(&name, "");
+    asking.send(40);
+    asking.expect(40, same);
+    // The last is read with the next answer, if there is one.
+    assert!(asking.stat("doubled") >= 39);
+    asking.end();
     worker.wait().expect_success();
     name.remove_what_python_leaves();
 }

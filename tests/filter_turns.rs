@@ -445,3 +445,43 @@ fn a_flush_before_anything_has_gone_out_leaves_caps_before_their_segment() {
     pipeline.set_state(gst::State::Null);
     behind.set_active(false).unwrap();
 }
+
+#[test]
+fn behind_a_seek_there_are_frames_from_there_and_their_own_answers() {
+    let name = Name::new("turns-seek");
+    let server = server(&name, |_| {});
+    let caps = "video/x-raw,format=GRAY8,width=16,height=16,framerate=25/1";
+    let from = format!("videotestsrc pattern=ball ! {caps}");
+    let [plain, asking] = [
+        "identity".into(),
+        format!("zerobufferfilter channel-name={} max-in-flight=6", &*name),
+    ]
+    .map(|what| {
+        Pipeline::play(&format!(
+            "{from} ! {what} ! appsink name=out max-buffers=2 sync=false"
+        ))
+    });
+    let next = |pipeline: &Pipeline| {
+        let sample = pipeline.appsink("out").pull_sample().unwrap();
+        let buffer = sample.buffer().unwrap();
+        (buffer.pts(), buffer.map_readable().unwrap().to_vec())
+    };
+    for second in [3, 1, 60, 0, 7, 7, 2] {
+        for pipeline in [&plain, &asking] {
+            let to = gst::ClockTime::from_seconds(second);
+            let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE;
+            pipeline.pipeline.seek_simple(flags, to).unwrap();
+        }
+        // Requests from before the seek are still at the worker when the next come.
+        for i in 0..5 {
+            let ((due, picture), (time, got)) = (next(&plain), next(&asking));
+            assert_eq!(time, due, "frame {i} behind the seek to {second} s");
+            assert!(
+                got.iter().map(|byte| !byte).eq(picture),
+                "frame {i} at {time:?}"
+            );
+        }
+    }
+    drop(asking);
+    server.stop();
+}

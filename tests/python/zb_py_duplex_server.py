@@ -1,9 +1,9 @@
 """A duplex server of the published Python package.
 
 zb_py_duplex_server.py NAME WORK [options]: makes the buffer NAME_request and answers. WORK is echo,
-invert (in place), twice, or fail-N (echo, but request N raises). Prints "ready" when its buffer is
-there, "metadata TEXT" when it gets some, "error NAME" for each error, and "stopped" when it stops by
-itself; ends when its standard input does.
+invert (in place), twice (as long), double (two answers), or fail-N (echo, but request N raises).
+Prints "ready" when its buffer is there, "metadata TEXT" when it gets some, "error NAME" for each
+error, and "stopped" when it stops by itself; ends when its standard input does.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def handler(args):
             place.release()
             responses.commit_frame()
         else:
-            responses.write_frame(data * 2 if kind == "twice" else data)
+            for _ in range(2 if kind == "double" else 1):
+                responses.write_frame(data * 2 if kind == "twice" else data)
 
     return work
 
