@@ -35,9 +35,12 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 maintainer="${DEBFULLNAME:-$(git log -1 --format=%cn)} <${DEBEMAIL:-$(git log -1 --format=%ce)}>"
 
+# What newer GStreamer can do besides.
+features=()
+if pkg-config --atleast-version=1.24 gstreamer-1.0; then features=(--features v1_24); fi
 # Of what cargo-c installs, the plugin: nobody links with it, so its .pc and .a stay behind.
 cargo cinstall --release --locked --destdir "$work/installed" --prefix /usr \
-    --libdir "/usr/lib/$multiarch" --library-type cdylib
+    --libdir "/usr/lib/$multiarch" --library-type cdylib "${features[@]}"
 plugins=usr/lib/$multiarch/gstreamer-1.0
 root=$work/package
 install -D -m 644 "$work/installed/$plugins/libgstzerobuffer.so" "$root/$plugins/libgstzerobuffer.so"

@@ -167,6 +167,7 @@ fn planar(base: &str, bits: Option<u32>, big_endian: bool) -> Option<Pixels> {
         parts: planes.iter().enumerate().map(part).collect(),
         rows: match rows {
             0 if columns == 1 && bits > 8 => Rows::Even,
+            0 if matches!(base, "A422" | "A444") && bits == 8 => Rows::Even,
             0 | 1 => Rows::Whole,
             _ => Rows::Exact,
         },
