@@ -218,13 +218,15 @@ pub fn remove_leftovers(names: &Names) -> Result<()> {
     };
     let file = claim(names, lock.as_ref())?;
     unlink_all(&names.successors());
+    // What belongs to another user stays, in a folder like /tmp. Whether it is there afterwards does not
+    // tell: without the segment the name is free, and the next reader may have it already.
+    let tried = [&names.sem_write, &names.sem_read].map(|name| (name, Semaphore::unlink(name)));
     remove(names, &file);
-    // What belongs to another user stays, in a folder like /tmp.
-    for name in [&names.sem_write, &names.sem_read] {
-        let path = sem::path(name);
-        if fs::symlink_metadata(&path).is_ok() {
-            let err = io::ErrorKind::PermissionDenied.into();
-            return Err(names.opening("removing a semaphore", &path, err, TO_REMOVE));
+    for (name, tried) in tried {
+        if let Err(err) = tried
+            && err.kind() != io::ErrorKind::NotFound
+        {
+            return Err(names.opening("removing a semaphore", &sem::path(name), err, TO_REMOVE));
         }
     }
     match lock.map(LockFile::remove) {

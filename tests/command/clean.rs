@@ -194,6 +194,14 @@ fn what_another_user_left_stays_and_is_not_said_to_be_gone() {
         output(&mut zerobuffer(&["clean", &name]), 0);
         name.assert_nothing_left();
     }
+    // In folders that are for everybody, semaphores too.
+    drop(RawSem::create('w', &name, 0));
+    let tried = all.as_nobody(&["clean", &name]).output().unwrap();
+    assert_eq!(tried.status.code(), Some(1), "{tried:?}");
+    let said = String::from_utf8(tried.stderr).unwrap();
+    assert!(said.contains("/dev/shm/sem.sem-w-"), "{said}");
+    output(&mut zerobuffer(&["clean", &name]), 0);
+    name.assert_nothing_left();
 }
 
 #[test]
