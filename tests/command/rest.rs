@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::pipe;
+use std::path::Path;
 use std::process::Command;
 
 use gstzerobuffer::{BufferConfig, Reader, Writer};
@@ -209,4 +210,40 @@ fn every_name_that_a_buffer_may_have_can_be_looked_at() {
     let reader = Reader::create(&unique, &BufferConfig::new(1024, 4096)).unwrap();
     assert_eq!(super::cell(&row(&unique), "state"), "waiting");
     drop(reader);
+}
+
+/// Each `zerobuffer` line in a fence of the pages, without what a shell does with it.
+fn lines_of_the_pages() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    let mut pages: Vec<_> = docs.map(|entry| entry.unwrap().path()).collect();
+    pages.push(root.join("README.md"));
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let mut lines = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(page).unwrap();
+        for fence in text.split("```").skip(1).step_by(2) {
+            let commands = fence.lines().map(|line| line.trim_start_matches("$ "));
+            let commands = commands.filter(|line| line.starts_with("zerobuffer "));
+            let plain = |line: &str| line.split(['|', '#']).next().unwrap().trim().to_string();
+            lines.extend(commands.map(plain));
+        }
+    }
+    lines
+}
+
+#[test]
+fn the_command_lines_of_the_pages_can_be_given() {
+    let lines = lines_of_the_pages();
+    assert!(lines.len() >= 7, "{lines:?}");
+    let ask = |line: &str, status| {
+        let args: Vec<&str> = line.split_whitespace().skip(1).collect();
+        // All before it has to be understood, and nothing is done.
+        output(zerobuffer(&args).arg("--help"), status)
+    };
+    for line in &lines {
+        ask(line, 0);
+    }
+    ask("zerobuffer peek cam --into frame.png", 2);
+    ask("zerobuffer look cam", 2);
 }
