@@ -702,6 +702,7 @@ fn python_worker(name: &Name, work: &str, options: &[&str]) -> Running {
 
 #[test]
 fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
+    let _turn = python::turn();
     let name = Name::new("filter-python");
     let mut worker = python_worker(&name, "invert", &[]);
     let mut asking = Asking::new(&name, "");
@@ -734,6 +735,7 @@ fn a_python_worker_answers_and_one_that_fails_costs_that_frame_only() {
 
 #[test]
 fn a_python_worker_says_in_its_metadata_that_answers_have_other_caps() {
+    let _turn = python::turn();
     let name = Name::new("filter-python-caps");
     // Each answer is the request twice, one above the other.
     let caps = CAPS.replace("height=16", "height=32");
@@ -789,6 +791,7 @@ fn its_latency_is_that_of_upstream_and_its_own() {
 
 #[test]
 fn a_python_worker_that_answers_twice_moves_no_answer_to_the_next_frame() {
+    let _turn = python::turn();
     let name = Name::new("filter-python-double");
     let worker = python_worker(&name, "double", &[]);
     let mut asking = Asking::new(&name, "");
