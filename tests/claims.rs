@@ -121,6 +121,31 @@ fn a_v1_reader_lives_on_when_somebody_has_held_the_lock_of_its_place() {
 }
 
 #[test]
+fn a_v1_reader_that_died_under_a_writer_stays_dead_when_its_lock_file_is_swept_away() {
+    let name = Name::new("claims-swept");
+    let v1 = V1Reader::create(&name, 1024, 4096);
+    let lock_file = v1.lock();
+    let other = somebody();
+    v1.raw.set(raw::READER_PID, other.pid());
+    let writer = Writer::attach(&name).unwrap();
+    other.kill();
+    drop(lock_file);
+    assert!(matches!(
+        writer.check_reader(),
+        Err(Error::ReaderDead { .. })
+    ));
+    // As the next Python reader does that starts.
+    fs::remove_file(name.lock_file()).unwrap();
+    drop(writer);
+    for _ in 0..2 {
+        let none = Writer::attach(&name);
+        assert!(none.as_ref().is_err_and(Error::is_no_reader), "{none:?}");
+    }
+    assert_eq!(v1.raw.get(raw::WRITER_PID), 0);
+    drop(reader(&name));
+}
+
+#[test]
 fn a_writer_that_is_refused_has_not_touched_the_lock() {
     let name = Name::new("claims-untouched");
     let reader = reader(&name);

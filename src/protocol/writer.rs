@@ -59,6 +59,8 @@ struct Shared {
     /// Somebody was told that the buffer was made anew, and will go on there. Relaxed: who closes
     /// because of that knows it.
     leaving: AtomicBool,
+    /// The pid of a v1 reader that was found dead.
+    dead_reader: AtomicU64,
     frames: AtomicU64,
     bytes: AtomicU64,
     waits: AtomicU64,
@@ -555,6 +557,7 @@ impl Shared {
             if self.abilities != Abilities::default() {
                 extension::note_end(segment, &self.sizes, ended);
             }
+            self.bury_reader(oieb);
             handoff::leave(oieb.word(offset::WRITER_PID), process::id());
             if extension::is_noted_writer(segment, &self.sizes, process::id()) {
                 extension::note_writer(segment, &self.sizes, 0);

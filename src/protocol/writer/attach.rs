@@ -58,6 +58,7 @@ impl Writer {
                 }),
                 unreserved: Condvar::new(),
                 leaving: AtomicBool::new(false),
+                dead_reader: AtomicU64::new(0),
                 frames: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 waits: AtomicU64::new(0),

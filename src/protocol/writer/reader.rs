@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Error, Result, Shared, Writer};
 use crate::protocol::extension;
 use crate::protocol::handoff;
-use crate::protocol::layout::offset;
+use crate::protocol::layout::{Oieb, offset};
 use crate::protocol::liveness::Hints;
 
 /// How often a writer that finds room makes sure that its reader is alive.
@@ -83,12 +83,30 @@ impl Shared {
         if now == 0 || !self.segment.file().is_linked() {
             Err(self.reader_gone())
         } else if dead {
+            if !hints.holds_lock {
+                self.dead_reader.store(pid, Ordering::Relaxed);
+            }
             Err(Error::ReaderDead {
                 name: self.name(),
                 pid,
             })
         } else {
             self.there()
+        }
+    }
+
+    /// Leaves the buffer of a v1 reader that died as one that closed. Once its lock file has been swept
+    /// away nothing tells who comes here next that it is dead, and not in another container.
+    pub(super) fn bury_reader(&self, oieb: Oieb) {
+        let pid = self.dead_reader.load(Ordering::Relaxed);
+        if pid != 0 {
+            // Nothing of ours goes with it. If it is another's by now it stays.
+            let _ = oieb.word(offset::READER_PID).compare_exchange(
+                pid,
+                0,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
         }
     }
 
