@@ -181,6 +181,34 @@ fn a_flush_forgets_frames_but_not_what_is_still_true() {
 }
 
 #[test]
+fn what_an_application_answers_after_a_flush_is_not_for_the_next_frame() {
+    let name = Name::new("filter-flushed");
+    let application = Hand::new(&name, CAPS);
+    let asking = asking(&name, "timeout=0");
+    for round in 0..5 {
+        let (before, behind) = (2 * round, 2 * round + 1);
+        send(&asking, before..before + 1);
+        let flushed = application.take_bytes();
+        assert!(flushed == pattern(LEN, before));
+        let pad = asking.element("f").static_pad("sink").unwrap();
+        assert!(pad.send_event(gst::event::FlushStart::new()));
+        assert!(pad.send_event(gst::event::FlushStop::new(false)));
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        assert!(pad.send_event(gst::event::Segment::new(&segment)));
+        // It has given the request back, and is not done with it.
+        send(&asking, behind..behind + 1);
+        let invert = |bytes: Vec<u8>| bytes.iter().map(|byte| !byte).collect::<Vec<_>>();
+        application.give_bytes(invert(flushed));
+        application.give_bytes(invert(application.take_bytes()));
+        assert!(
+            next(&asking) == (behind, invert(pattern(LEN, behind))),
+            "round {round}"
+        );
+    }
+    assert_eq!(asking.stat("f", "workers"), 1);
+}
+
+#[test]
 fn frames_that_were_rendered_into_the_ring_pass_through_as_they_were() {
     let name = Name::new("filter-through");
     let worker = Pipeline::play(&format!(

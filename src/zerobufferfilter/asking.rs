@@ -166,7 +166,7 @@ impl ZeroBufferFilter {
         let Some(writer) = self.sending.link.get() else {
             return Ok(true);
         };
-        let patience = self.settings().patience();
+        let (patience, began) = (self.settings().patience(), Instant::now());
         let mut looks = 0;
         loop {
             let flow = self.flow();
@@ -176,8 +176,10 @@ impl ZeroBufferFilter {
             if flow.worker.gone.is_some() {
                 return Ok(true);
             }
+            let now = Instant::now();
             let idle = !flow.under_way.is_waiting() && !flow.reading;
             let (behind, named) = (flow.worker.behind, flow.worker.named);
+            let keeps_last = flow.worker.keeps_last;
             // As long as nothing went wrong, its first answer says whether it does.
             let unknown = named.is_none() && behind.is_none() && is_pipeline(&writer);
             let names = unknown || names(&writer, &flow.worker);
@@ -192,18 +194,28 @@ impl ZeroBufferFilter {
                 self.flow().worker.behind = None;
                 return Ok(true);
             }
-            // An application may keep the last one that it took for as long as it likes.
-            let kept = behind.is_some() && is_pipeline(&writer) && writer.is_all_read();
-            if !names && idle && (given_back || kept) {
+            // An application may keep the last one that it took for as long as it likes: an appsink does
+            // until it gets the next.
+            let kept = is_pipeline(&writer)
+                && writer.is_all_read()
+                && (behind.is_some() || keeps_last || began.elapsed() >= QUIET);
+            // What a flush has dropped is waited for, or its answer would come to the next frame.
+            let patient = behind.is_some_and(|until| until.is_none_or(|until| now < until));
+            let (holds, owed) = {
+                let flow = self.flow();
+                (flow.worker.holds, flow.under_way.is_owed())
+            };
+            // It has answered all that it has given back, and that is read.
+            let done = holds && given_back;
+            if !names && idle && (given_back || kept) && (done || !owed || !patient) {
                 let mut flow = self.flow();
                 let late = flow.worker.behind.take().is_some();
-                let holds = flow.worker.holds;
+                flow.worker.keeps_last |= !late && !given_back;
                 if holds {
-                    // It has answered all that it has given back, and that is read.
                     flow.under_way.start_over();
                 }
                 drop(flow);
-                if late && !(holds && given_back) && named != Some(true) {
+                if late && !done && (owed || !patient) && named != Some(true) {
                     // An answer may still come, and nobody could tell whose it is.
                     self.leave("it is out of step", false);
                 }
@@ -215,10 +227,7 @@ impl ZeroBufferFilter {
                 }
                 return Ok(true);
             }
-            if behind
-                .unwrap_or(patience)
-                .is_some_and(|until| Instant::now() >= until)
-            {
+            if behind.unwrap_or(patience).is_some_and(|until| now >= until) {
                 if behind.is_none() {
                     self.flow().worker.behind = Some(Some(Instant::now()));
                 }

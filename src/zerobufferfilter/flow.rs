@@ -45,6 +45,8 @@ pub struct Worker {
     pub tells_connection: bool,
     /// It does not name them, but keeps a request until it has answered it: it was seen to.
     pub holds: bool,
+    /// It keeps the last request until it gets another one.
+    pub keeps_last: bool,
     /// An answer did not come in time, or was not waited for: nothing is sent until the worker has
     /// done with all requests. That is waited for until then, if it ends.
     pub behind: Option<Option<Instant>>,
@@ -63,6 +65,7 @@ impl Default for Worker {
             named: None,
             tells_connection: false,
             holds: false,
+            keeps_last: false,
             behind: None,
             keeps: 0,
             gone: None,

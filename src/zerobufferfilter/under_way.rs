@@ -116,6 +116,11 @@ impl<I, A, E> UnderWay<I, A, E> {
         self.waiting() == 1
     }
 
+    /// Whether answers may still come to frames that were given up.
+    pub fn is_owed(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
     /// Takes the first item unless it waits for its answer; when that went out is the error.
     pub fn next(&mut self) -> Result<Option<Item<I, A, E>>, Instant> {
         if let Some(Item::Frame(_, Due::Sent { at, .. })) = self.items.front() {
