@@ -121,6 +121,23 @@ fn a_v1_reader_lives_on_when_somebody_has_held_the_lock_of_its_place() {
 }
 
 #[test]
+fn a_v1_reader_that_fills_its_buffer_field_by_field_is_not_there_yet() {
+    let name = Name::new("claims-filling");
+    let v1 = V1Reader::create(&name, 1024, 4096);
+    let pid = v1.raw.get(raw::READER_PID);
+    for (field, half) in [(0, 128), (raw::METADATA_SIZE, 0), (raw::PAYLOAD_SIZE, 0)] {
+        let whole = v1.raw.get(field);
+        v1.raw.set(field, half);
+        v1.raw.set(raw::READER_PID, 0);
+        let none = Writer::attach(&name);
+        assert!(none.as_ref().is_err_and(Error::is_no_reader), "{none:?}");
+        v1.raw.set(field, whole);
+        v1.raw.set(raw::READER_PID, pid);
+    }
+    Writer::attach(&name).unwrap();
+}
+
+#[test]
 fn a_v1_reader_that_died_under_a_writer_stays_dead_when_its_lock_file_is_swept_away() {
     let name = Name::new("claims-swept");
     let v1 = V1Reader::create(&name, 1024, 4096);

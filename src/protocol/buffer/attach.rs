@@ -160,6 +160,17 @@ fn living_reader(
 }
 
 pub(super) fn check(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {
+    // Before the fields: v1 readers fill it field by field, their pid last. Acquire: who sees that
+    // sees all of them.
+    let pid = oieb.word(offset::READER_PID).load(Ordering::Acquire);
+    check_fields(names, oieb, len).map_err(|err| match pid {
+        // Being made.
+        0 => names.not_found(),
+        _ => err,
+    })
+}
+
+fn check_fields(names: &Names, oieb: Oieb, len: usize) -> Result<Sizes> {
     // Acquire, with the Release in `fill`.
     let first = oieb
         .word(offset::OIEB_SIZE_AND_VERSION)
