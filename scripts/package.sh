@@ -68,6 +68,8 @@ printf '%s (%s) unstable; urgency=medium\n\n  * %s\n\n -- %s  %s\n' "$name" "$ve
     gzip -9n >"$doc/changelog.gz"
 install -d "$doc/docs"
 install -m 644 docs/*.md "$doc/docs"
+install -d "$doc/docs/numbers"
+install -m 644 docs/numbers/* "$doc/docs/numbers"
 # The pages show them.
 install -d "$doc/examples/python"
 install -m 644 examples/*.rs "$doc/examples"

@@ -1,9 +1,9 @@
 //! The documentation is true as far as a machine can tell: every command line and example in it is
 //! run, and every link in it leads somewhere.
 //!
-//! Documents are README.md, docs/*.md, and the doc comments in src/. Each `gst-launch-1.0` line in
-//! them (in a fence), and each of `gst-play-1.0`, is run as a process of its own, by a shell, with the
-//! plugin that was built for this test. Lines of the same section that name the same buffer belong
+//! Documents are README.md, docs/*.md, docs/numbers/README.md, and the doc comments in src/. Each
+//! `gst-launch-1.0` line in them (in a fence), and each of `gst-play-1.0`, is run as a process of its
+//! own, by a shell, with the plugin that was built for this test. Lines of the same section that name the same buffer belong
 //! together and run at the same time; a `python` fence that makes a `Reader` or `Writer` of that name,
 //! or has it in a connection string of RocketWelder's SDK, is one of them.
 //!
@@ -47,10 +47,15 @@ struct Document {
     text: String,
 }
 
-/// README.md and docs/.
+/// README.md and docs/, with the page of numbers.
 fn pages() -> Vec<Document> {
     let mut paths = vec![root().join("README.md")];
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
+    let folders = ["docs", "docs/numbers"].map(|folder| root().join(folder));
+    for entry in folders
+        .map(|folder| fs::read_dir(folder).unwrap())
+        .into_iter()
+        .flatten()
+    {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "md") {
             paths.push(path);
@@ -628,7 +633,7 @@ fn the_first_commands_of_the_readme_run_in_either_order() {
     let documents = pages();
     let readme = documents
         .iter()
-        .find(|page| page.path.ends_with("README.md"));
+        .find(|page| page.path == root().join("README.md"));
     let first = &groups(readme.unwrap()).unwrap()[0];
     assert_eq!(first.lines.len(), 2);
     for backwards in [false, true] {
@@ -859,7 +864,7 @@ fn the_readme_has_two_commands_that_set_a_machine_up() {
     let documents = pages();
     let readme = documents
         .iter()
-        .find(|page| page.path.ends_with("README.md"));
+        .find(|page| page.path == root().join("README.md"));
     let found = set_up_commands(readme.unwrap());
     assert_eq!(found, ["bash scripts/demo.sh", "bash scripts/test.sh"]);
     for command in found {
