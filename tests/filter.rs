@@ -658,9 +658,12 @@ fn a_late_answer_is_nobody_elses() {
     let worker = Hand::new(&name, CAPS);
     let mut asking = Asking::new(&name, "timeout=50000000 on-failure=drop max-in-flight=1");
     for round in 0..3 {
+        let dropped = asking.stat("dropped");
         asking.send(1);
         let request = worker.take();
         asking.until("late", round + 1);
+        // It is counted as that a little later, and is none of those below.
+        asking.until("dropped", dropped + 1);
         // Given back now, with its answer.
         worker.give(request);
         asking.got = asking.sent;
