@@ -262,6 +262,9 @@ impl ZeroBufferFilter {
 
     /// Makes the ring of the answers, unless it is there.
     pub(super) fn open_answers(&self) -> Result<(), Error> {
+        if self.answers.size().is_some() {
+            return Ok(());
+        }
         let [_, name] = self.buffer_names();
         let size = self.answers_size();
         let settings = self.settings().clone();
@@ -275,10 +278,13 @@ impl ZeroBufferFilter {
 
     /// Bytes of the ring that answers like the frames need.
     pub(super) fn answers_size(&self) -> u64 {
-        let settings = self.settings().clone();
+        let (payload_size, max_in_flight) = {
+            let settings = self.settings();
+            (settings.payload_size, settings.max_in_flight)
+        };
         let video = self.state().video.clone();
-        let frames = u64::from(settings.max_in_flight + MORE_FRAMES);
-        match (settings.payload_size, video) {
+        let frames = u64::from(max_in_flight + MORE_FRAMES);
+        match (payload_size, video) {
             (0, Some(video)) => ring_size(video.size() as u64, frames).max(LEAST_PAYLOAD_SIZE),
             (0, None) => OTHER_PAYLOAD_SIZE,
             (size, _) => size,

@@ -332,6 +332,7 @@ mod tests {
         assert_eq!((plain.frames(), plain.len()), (0, 0));
         assert_eq!(plain.answer(named(7), 1, Instant::now()), Match::Late);
     }
+
     #[test]
     fn the_same_number_in_another_connection_is_another_request() {
         let mut plain = with(&[('a', 1)]);

@@ -100,6 +100,8 @@ impl ZeroBufferFilter {
         let writer = self.sending.link.get();
         let held = writer.is_some_and(|writer| !writer.is_all_given_back());
         let connection = answer.frame.records().answer_connection();
+        // Beside the one that is due these may be under way anyhow, and are not kept.
+        let others = self.settings().max_in_flight.saturating_sub(1) as usize;
         let mut flow = self.flow();
         flow.quiet = Instant::now();
         let name = number.map(|number| (connection.unwrap_or(flow.worker.connection), number));
@@ -113,8 +115,6 @@ impl ZeroBufferFilter {
             return;
         }
         if number.is_some() && flow.worker.named.is_none() {
-            // Of what it kept so far, so much may be in flight anyhow.
-            let others = self.settings().max_in_flight.saturating_sub(1) as usize;
             flow.worker.keeps = flow.worker.keeps.saturating_sub(others);
         }
         flow.worker.named = Some(number.is_some());
@@ -128,7 +128,6 @@ impl ZeroBufferFilter {
                 let skips = usize::try_from(skipped).unwrap_or(usize::MAX);
                 flow.worker.keeps = flow.worker.keeps.saturating_sub(skips);
                 // Nor more than have none now. One of these comes out when the next one goes in.
-                let others = self.settings().max_in_flight.saturating_sub(1) as usize;
                 let kept = flow.under_way.waiting().saturating_sub(others);
                 flow.worker.keeps = flow.worker.keeps.min(kept);
                 Counters::add(&self.rounds.skipped, skipped);

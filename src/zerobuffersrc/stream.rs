@@ -106,14 +106,15 @@ impl ZeroBufferSrc {
 
     /// Sends on events that came with a frame or between two.
     pub(super) fn push_events(&self, records: &Records) {
-        let line = Timeline::of(&*self.obj());
-        let timestamps = self.settings().timestamps;
-        let time = move |monotonic: Option<u64>, pts| match (timestamps, monotonic, line) {
-            (Timestamps::Sender, Some(monotonic), Some(line)) => line.running(monotonic),
-            _ => pts,
+        // Nearly all frames come without events, so nothing is asked for before there is one.
+        let time = |monotonic: Option<u64>, pts| {
+            let sender = self.settings().timestamps == Timestamps::Sender;
+            let line = || Timeline::of(&*self.obj());
+            let monotonic = monotonic.filter(|_| sender);
+            (monotonic.and_then(|time| Some(line()?.running(time)))).unwrap_or(pts)
         };
-        let pad = self.obj().src_pad().clone();
         for event in events::from_records(records, time) {
+            let pad = self.obj().src_pad().clone();
             // The base class sends its segment with the first frame, which may be behind.
             if pad.sticky_event::<gst::event::Segment>(0).is_none() {
                 pad.push_event(gst::event::Segment::new(&self.obj().segment()));
