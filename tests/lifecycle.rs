@@ -121,6 +121,34 @@ fn a_paused_source_lets_the_frames_wait() {
 }
 
 #[test]
+fn a_source_that_is_paused_and_played_while_it_waits_goes_on() {
+    let name = Name::new("pause-waiting");
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={} ! appsink name=out sync=false",
+        &*name
+    ));
+    let sender = sender(&name, "", 1);
+    let output = receiver.appsink("out");
+    output.pull_sample().unwrap();
+    let source = receiver.element("src");
+    for round in 1..5 {
+        // The element alone: a pipeline would settle each change first.
+        for _ in 0..5 {
+            source.set_state(gst::State::Paused).unwrap();
+            source.set_state(gst::State::Playing).unwrap();
+        }
+        // Longer than it takes until an interrupt is noticed.
+        let wait = gst::ClockTime::from_mseconds(100);
+        assert!(output.try_pull_sample(wait).is_none());
+        let frame = gst::Buffer::from_slice(pattern(1000, round));
+        sender.appsrc("in").push_buffer(frame).unwrap();
+        let sample = output.pull_sample().unwrap();
+        let frame = sample.buffer().unwrap().map_readable().unwrap();
+        assert!(frame[..] == pattern(1000, round), "frame {round}");
+    }
+}
+
+#[test]
 fn pausing_a_source_again_and_again_loses_nothing() {
     const FRAMES: u64 = 5000;
     let name = Name::new("pause-again");

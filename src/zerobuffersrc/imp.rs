@@ -29,6 +29,7 @@
  * Since: 0.1
  */
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use gst::glib;
 use gst::prelude::*;
@@ -94,6 +95,8 @@ pub struct ZeroBufferSrc {
     pub(super) state: Mutex<State>,
     /// Set by unlock() without the locks above, so that it never waits for them.
     pub(super) interrupt: Interrupt,
+    /// The thread that pauses the source just now.
+    pausing: Mutex<Option<ThreadId>>,
     pub(super) counters: Counters,
     pub(super) unsent: Unsent,
     pub(super) qos: Qos,
@@ -177,6 +180,17 @@ impl ElementImpl for ZeroBufferSrc {
             LazyLock::new(|| element::pads(&[("src", gst::PadDirection::Src)]));
         &TEMPLATES
     }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        let pauses = transition == gst::StateChange::PlayingToPaused;
+        *self.pausing() = pauses.then(|| thread::current().id());
+        let changed = self.parent_change_state(transition);
+        *self.pausing() = None;
+        changed
+    }
 }
 
 impl URIHandlerImpl for ZeroBufferSrc {
@@ -235,7 +249,12 @@ impl BaseSrcImpl for ZeroBufferSrc {
     }
 
     fn unlock(&self) -> Result<(), gst::ErrorMessage> {
-        self.interrupt.set();
+        // Since GStreamer 1.24 pausing a live source ends its create(), too, which pauses its task;
+        // who plays on before that has come to be would not have started it again. There is no need:
+        // what create() returns then waits for PLAYING.
+        if *self.pausing() != Some(thread::current().id()) {
+            self.interrupt.set();
+        }
         Ok(())
     }
 
@@ -364,6 +383,10 @@ impl ZeroBufferSrc {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pausing(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.pausing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
