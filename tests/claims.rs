@@ -23,6 +23,7 @@ use support::{
 
 const READER_LOCK: i64 = 0;
 const WRITER_LOCK: i64 = 1;
+const NAME_LOCK: i64 = 2;
 
 /// The time in which a writer that cannot be seen has to do something.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -314,7 +315,8 @@ fn who_looks_at_a_new_segment_or_takes_it_for_a_leftover_does_not_keep_its_reade
             let Some(raw) = Raw::try_open(&name) else {
                 continue;
             };
-            let locked = fcntl(raw.file(), FcntlArg::F_OFD_SETLK(&byte(READER_LOCK))).is_ok();
+            let locked = fcntl(raw.file(), FcntlArg::F_OFD_SETLK(&byte(NAME_LOCK))).is_ok()
+                && !is_locked(&raw, READER_LOCK);
             let linked = raw.file().metadata().unwrap().nlink() > 0;
             if locked && linked && raw.len() == 0 {
                 looks += 1;
@@ -327,6 +329,42 @@ fn who_looks_at_a_new_segment_or_takes_it_for_a_leftover_does_not_keep_its_reade
         done.store(true, Ordering::Relaxed);
         making.join().unwrap();
     });
+}
+
+#[test]
+fn no_writer_comes_to_a_dead_reader_whose_name_is_being_taken() {
+    let name = Name::new("claims-dead-reader");
+    let made = reader(&name);
+    let left = fs::read(segment(&name)).unwrap();
+    drop(made);
+    for _ in 0..300 {
+        // What a reader leaves that is killed.
+        place_file(&segment(&name), &left);
+        for end in ['w', 'r'] {
+            RawSem::create(end, &name, 0);
+        }
+        let ready = Barrier::new(2);
+        thread::scope(|scope| {
+            let attaching = scope.spawn(|| {
+                assert!(matches!(
+                    Writer::attach(&name),
+                    Err(Error::ReaderDead { .. })
+                ));
+                ready.wait();
+                loop {
+                    match Writer::attach(&name) {
+                        Ok(writer) => return writer,
+                        Err(err) => assert!(err.is_no_reader(), "{err}"),
+                    }
+                }
+            });
+            ready.wait();
+            let made = reader(&name);
+            let writer = attaching.join().unwrap();
+            writer.write_frame(b"frame").unwrap();
+            assert_eq!(&*made.read_frame(LONG).unwrap(), b"frame");
+        });
+    }
 }
 
 #[test]

@@ -568,6 +568,7 @@ fn a_worker_that_is_killed_is_missed_and_used_again_when_it_is_back() {
         asking.stat("answered") + asking.stat("passed-through"),
         asking.sent
     );
+    drop(asking);
     remove_what_is_left(&name);
 }
 

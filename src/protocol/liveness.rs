@@ -28,7 +28,7 @@ struct Seen {
     pid: u64,
     since: Instant,
     /// It said that it holds its lock byte. That the byte is locked does not say so: who wants
-    /// the place of a peer holds it for a moment too.
+    /// the place of a v1 writer holds it for a moment too.
     locks: bool,
     /// It was seen in this pid namespace.
     process: Option<Process>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::attach::check;
 use super::{Names, TO_CREATE, TO_MAKE, TRIES, remove};
 use crate::protocol::error::Result;
-use crate::protocol::extension::{self, READER_LOCK};
+use crate::protocol::extension::{self, NAME_LOCK, READER_LOCK};
 use crate::protocol::layout::{OIEB_SIZE, Oieb, offset};
 use crate::sys::lock::LockFile;
 use crate::sys::process;
@@ -71,7 +71,14 @@ pub(super) fn claim(names: &Names, lock: Option<&LockFile>) -> Result<ShmFile> {
 pub(super) fn own(names: &Names, file: &ShmFile) -> Result<bool> {
     let start = Instant::now();
     loop {
-        match file.try_lock_byte(READER_LOCK) {
+        let locked = file.try_lock_byte(NAME_LOCK).and_then(|free| {
+            let locked = free && file.try_lock_byte(READER_LOCK)?;
+            if free {
+                file.unlock_byte(NAME_LOCK)?;
+            }
+            Ok(locked)
+        });
+        match locked {
             Ok(true) => return Ok(file.is_linked()),
             // Somebody looks at it, for a moment. The file must not be removed without the lock:
             // by then its name may be that of another's.
@@ -102,12 +109,15 @@ fn take_over(
     unfinished: bool,
 ) -> Result<Found> {
     let pid = reader_pid(names);
-    match file.try_lock_byte(READER_LOCK) {
+    // The reader's own lock is only looked at: to writers that come just now, it must not look as if
+    // one that has died were alive.
+    let locked = file.try_lock_byte(NAME_LOCK);
+    match locked.and_then(|free| Ok(free && !file.is_byte_locked(READER_LOCK)?)) {
         Ok(true) => {}
         Ok(false) => return Err(names.taken(pid, "")),
         Err(err) => return Err(names.os("locking the shared memory", err)),
     }
-    // From here on no reader of ours owns this file, and only we may remove its name.
+    // From here on no reader of ours owns this file, or comes to; only we may remove its name.
     if !file.is_linked() {
         return Ok(Found::Nobodys);
     }
@@ -145,7 +155,7 @@ fn take_over(
         } else if first == 0 && abandoned {
             // As above, a few steps later.
         } else if let Ok(sizes) = check(names, oieb, segment.len()) {
-            // A reader of ours would hold the lock that we have. A v1 reader would hold the lock
+            // A reader of ours would hold its lock. A v1 reader would hold the lock
             // file, unless that is somewhere else; and a pid that we do not see may be that of a
             // reader in another pid namespace. What may be alive is not taken.
             let ours = extension::abilities(&segment, &sizes).holds_lock();

@@ -46,6 +46,8 @@ const NEXT: u32 = 32;
 pub const READER_LOCK: i64 = 0;
 /// Byte of the segment's file that the writer locks.
 pub const WRITER_LOCK: i64 = 1;
+/// Byte of the segment's file that is locked by who decides whose its name is.
+pub const NAME_LOCK: i64 = 2;
 
 /// What the reader of a buffer can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
