@@ -339,7 +339,7 @@ fn no_writer_comes_to_a_dead_reader_whose_name_is_being_taken() {
     drop(made);
     for _ in 0..300 {
         // What a reader leaves that is killed.
-        place_file(&segment(&name), &left);
+        place_file(segment(&name), &left);
         for end in ['w', 'r'] {
             RawSem::create(end, &name, 0);
         }
