@@ -5,7 +5,7 @@
 //! only wake it, so no handler of the application ever holds up a frame, and no lock of ours is held
 //! while one is called: it may ask the element for anything, or change its state.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,11 +13,15 @@ use gst::glib;
 use gst::prelude::*;
 use gstreamer as gst;
 
-use crate::protocol::Error;
+use crate::protocol::{Bell, Changes, Error};
 
-/// How often the peer is looked at. That it died is to be told within 100 ms; and each look wakes a
-/// processor that may sleep, which costs about as much as a frame does at 60 a second.
+/// How often the peer is looked at where nothing tells of it. That it died is to be told within 100 ms;
+/// and each look wakes a processor that may sleep, which costs as much as a frame does at 60 a second.
 const INTERVAL: Duration = Duration::from_millis(80);
+/// How often it is looked at when the kernel tells that it may be going.
+const SELDOM: Duration = Duration::from_secs(1);
+/// Looks, one interval apart, until what has happened is over: a process is not gone at once.
+const SETTLED: u32 = 3;
 
 const CONNECTED: &str = "peer-connected";
 const DISCONNECTED: &str = "peer-disconnected";
@@ -69,16 +73,15 @@ struct Running {
     thread: JoinHandle<Option<u64>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// Rung when somebody has reason to look now, and when it ends.
+    bell: Bell,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Somebody has reason to look now.
-    woken: bool,
     /// A streaming thread saw this one dead; it may be gone without a trace when we look.
     died: Option<u64>,
     /// A handler may be running.
@@ -93,14 +96,19 @@ impl Shared {
 }
 
 impl Peers {
-    /// Begins to look. `look` finds `None` when the element is gone.
+    /// Begins to look. `look` finds `None` when the element is gone; `changes` finds what tells that
+    /// the peer that there is may be going, if anything does.
     pub fn start(
         &self,
         element: &impl IsA<gst::Element>,
         name: String,
         look: impl Fn() -> Option<Seen> + Send + 'static,
+        changes: impl Fn() -> Option<Changes> + Send + 'static,
     ) -> std::io::Result<()> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            bell: Bell::new()?,
+        });
         let teller = Teller {
             element: element.upcast_ref::<gst::Element>().downgrade(),
             name,
@@ -109,7 +117,7 @@ impl Peers {
             let shared = shared.clone();
             thread::Builder::new()
                 .name("zerobuffer-peer".into())
-                .spawn(move || watch(&shared, &teller, look))?
+                .spawn(move || watch(&shared, &teller, look, changes))?
         };
         self.stop(element, "");
         *self.running() = Some(Running { shared, thread });
@@ -119,12 +127,10 @@ impl Peers {
     /// A streaming thread has found the peer gone.
     pub fn notice(&self, why: &Error) {
         if let Some(running) = &*self.running() {
-            let mut state = running.shared.state();
-            state.woken = true;
             if let Error::WriterDead { pid, .. } | Error::ReaderDead { pid, .. } = why {
-                state.died = Some(*pid);
+                running.shared.state().died = Some(*pid);
             }
-            running.shared.changed.notify_all();
+            running.shared.bell.ring();
         }
     }
 
@@ -136,7 +142,7 @@ impl Peers {
         let telling = {
             let mut state = shared.state();
             state.ended = true;
-            shared.changed.notify_all();
+            shared.bell.ring();
             state.telling
         };
         // A handler that runs now may itself wait for the change of state that we are in, or have
@@ -155,10 +161,19 @@ impl Peers {
     }
 }
 
-fn watch(shared: &Shared, teller: &Teller, look: impl Fn() -> Option<Seen>) -> Option<u64> {
+fn watch(
+    shared: &Shared,
+    teller: &Teller,
+    look: impl Fn() -> Option<Seen>,
+    changes: impl Fn() -> Option<Changes>,
+) -> Option<u64> {
     let mut told = None;
+    // What tells that the one that is told of may be going.
+    let mut kernel = None;
+    // Since anything happened.
+    let mut looks = 0;
     while let Some(seen) = look() {
-        let changes = match (seen, told) {
+        let differs = match (seen, told) {
             (Seen::Peer(pid), told) => told != Some(pid),
             (Seen::Nobody(_), told) => told.is_some(),
             (Seen::Unsettled, _) => false,
@@ -167,15 +182,23 @@ fn watch(shared: &Shared, teller: &Teller, look: impl Fn() -> Option<Seen>) -> O
         if state.ended {
             return told;
         }
-        if !changes {
-            if !std::mem::take(&mut state.woken) {
-                let (mut state, _) = (shared.changed)
-                    .wait_timeout(state, INTERVAL)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state.woken = false;
+        if !differs {
+            drop(state);
+            looks = u32::saturating_add(looks, 1);
+            if kernel.is_none() && told.is_some() && looks >= SETTLED {
+                kernel = changes();
+                if kernel.is_some() {
+                    // It may have gone before.
+                    continue;
+                }
+            }
+            let time = if kernel.is_some() { SELDOM } else { INTERVAL };
+            if shared.bell.wait(kernel.as_ref(), time) {
+                (kernel, looks) = (None, 0);
             }
             continue;
         }
+        (kernel, looks) = (None, 0);
         state.telling = true;
         let died = state.died.take();
         drop(state);

@@ -19,6 +19,7 @@ use super::handoff;
 use super::layout::{Oieb, Sizes, first_word, offset};
 use super::reader::BufferConfig;
 use crate::sys::access::Access;
+use crate::sys::changes::Changes;
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
 use crate::sys::page_size;
@@ -45,6 +46,13 @@ pub struct Owned {
     next: Option<ShmFile>,
     /// Dropped, and by that removed, last: until then the name is ours.
     lock: Option<LockFile>,
+}
+
+/// What tells of changes to a segment, while it has its name.
+pub fn changes(names: &Names, segment: &Segment) -> Option<Changes> {
+    let changes = Changes::of(&shm::path(&names.segment)).ok()?;
+    // Then that is the one of this name.
+    segment.file().is_linked().then_some(changes)
 }
 
 impl Owned {

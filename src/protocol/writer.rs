@@ -565,5 +565,7 @@ impl Shared {
         }
         // After the pid, so that a free lock under our pid means that we died.
         let _ = self.segment.file().unlock_byte(WRITER_LOCK);
+        // What is lent keeps the file open: see `Reader::writer_changes`.
+        let _ = self.segment.file().touch();
     }
 }

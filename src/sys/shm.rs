@@ -15,7 +15,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, futimens};
+use nix::sys::time::TimeSpec;
 
 use super::access::Access;
 use super::fault::{Gone, Guard};
@@ -171,6 +172,15 @@ impl ShmFile {
         lock.l_type = libc::F_UNLCK as i16;
         fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock))?;
         Ok(())
+    }
+
+    /// Lets those notice that watch it ([`Changes`](super::changes::Changes)).
+    pub fn touch(&self) -> io::Result<()> {
+        Ok(futimens(
+            &self.file,
+            &TimeSpec::UTIME_NOW,
+            &TimeSpec::UTIME_NOW,
+        )?)
     }
 
     /// Whether another open file description holds the lock on `byte`.

@@ -156,7 +156,9 @@ impl ElementImpl for ZeroBufferSink {
                 let changed = self.parent_change_state(transition)?;
                 let sink = self.obj().downgrade();
                 let look = move || Some(sink.upgrade()?.imp().look_for_reader());
-                let watching = (self.peers).start(&*self.obj(), self.buffer_name(), look);
+                let sink = self.obj().downgrade();
+                let changes = move || sink.upgrade()?.imp().sending.link.get()?.reader_changes();
+                let watching = (self.peers).start(&*self.obj(), self.buffer_name(), look, changes);
                 if let Err(err) = watching {
                     gst::warning!(CAT, imp = self, "Nobody looks for the reader: {err}");
                 }

@@ -229,8 +229,10 @@ impl BaseSrcImpl for ZeroBufferSrc {
         self.open()?;
         let source = self.obj().downgrade();
         let look = move || Some(source.upgrade()?.imp().look_for_writer());
+        let source = self.obj().downgrade();
+        let changes = move || source.upgrade()?.imp().writer_changes();
         let name = self.settings().buffer_name.clone().unwrap_or_default();
-        if let Err(err) = self.peers.start(&*self.obj(), name, look) {
+        if let Err(err) = self.peers.start(&*self.obj(), name, look, changes) {
             gst::warning!(CAT, imp = self, "Nobody looks for the writer: {err}");
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::OnWriterDeath;
 use super::imp::{CAT, ZeroBufferSrc};
 use crate::element::{self, Connection};
 use crate::peers::{Reason, Seen};
-use crate::protocol::{BufferConfig, Error, Reader, WriterState};
+use crate::protocol::{BufferConfig, Changes, Error, Reader, WriterState};
 use crate::segments::Segment;
 
 /// The ring until a zerobuffersink asks for another, and for all other writers: three frames of
@@ -165,6 +165,14 @@ impl ZeroBufferSrc {
         state.current = false;
         state.last = None;
         true
+    }
+
+    /// What tells that it may be going; not while it is between two rings.
+    pub(super) fn writer_changes(&self) -> Option<Changes> {
+        let state = self.state();
+        let reader = state.reader.clone().filter(|_| state.next.is_none());
+        drop(state);
+        reader?.writer_changes()
     }
 
     /// The writer that there is, whether its frames have been read or not.

@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::{Error, Position, Reader, Result, Shared, Wait};
+use crate::protocol::buffer::changes;
 use crate::protocol::extension;
 use crate::protocol::handoff;
 use crate::protocol::layout::offset;
 use crate::protocol::liveness::Hints;
+use crate::sys::changes::Changes;
 
 /// The writer of a buffer, as its reader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,17 @@ impl Reader {
     /// What is known of the writer now.
     pub fn writer(&self) -> WriterState {
         self.shared.writer_state()
+    }
+
+    /// What tells that a writer of ours may be going, as that is not to be looked for all the time; none
+    /// for those of other implementations.
+    pub(crate) fn writer_changes(&self) -> Option<Changes> {
+        let shared = &self.shared;
+        let pid = shared.oieb()?.get(offset::WRITER_PID);
+        if !extension::is_noted_writer(&shared.segment, &shared.sizes, pid) {
+            return None;
+        }
+        changes(&shared.names, &shared.segment)
     }
 
     /// Whether there is a writer, and alive.

@@ -5,10 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Error, Result, Shared, Writer};
+use crate::protocol::buffer::changes;
 use crate::protocol::extension;
 use crate::protocol::handoff;
 use crate::protocol::layout::{Oieb, offset};
 use crate::protocol::liveness::Hints;
+use crate::sys::changes::Changes;
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,6 +42,14 @@ impl Writer {
     pub fn check_reader(&self) -> Result<()> {
         self.shared.confirm_closed()?;
         self.shared.check_reader()
+    }
+
+    /// What tells that a reader of ours may be going, as that is not to be looked for all the time; none
+    /// for those of other implementations.
+    pub(crate) fn reader_changes(&self) -> Option<Changes> {
+        let shared = &self.shared;
+        let tells = shared.abilities.holds_lock();
+        tells.then(|| changes(&shared.names, &shared.segment))?
     }
 
     /// Whether the reader is there, and alive.
