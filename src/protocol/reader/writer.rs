@@ -163,3 +163,40 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::protocol::{BufferConfig, Reader, Wait, Writer};
+    use crate::sys::changes::Bell;
+    use crate::testing::unique_name;
+
+    const LONG: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn who_leaves_is_noticed_also_when_something_of_it_is_still_held() {
+        let bell = Bell::new().unwrap();
+        let name = unique_name("changes");
+        let reader = Reader::create(&name, &BufferConfig::new(1024, 65536)).unwrap();
+        assert!(reader.writer_changes().is_none());
+        let writer = Writer::attach(&name).unwrap();
+        writer.write_frame(b"frame").unwrap();
+        let of_writer = reader.writer_changes().unwrap();
+        let held = writer.reserve(10, Wait::no()).unwrap();
+        assert!(!bell.wait(Some(&of_writer), Duration::ZERO));
+        writer.close();
+        assert!(bell.wait(Some(&of_writer), LONG));
+        drop(held);
+
+        let next = Writer::attach(&name).unwrap();
+        let of_reader = next.reader_changes().unwrap();
+        let held = reader.read_frame(LONG).unwrap();
+        assert!(!bell.wait(Some(&of_reader), Duration::ZERO));
+        reader.close();
+        assert!(bell.wait(Some(&of_reader), LONG));
+        assert_eq!(&*held, b"frame");
+        // It has no name any more by which it could be watched.
+        assert!(next.reader_changes().is_none());
+    }
+}
