@@ -84,6 +84,8 @@ pub struct State {
     pub announced: bool,
     /// The caps that it was told last.
     pub told: Option<gst::Caps>,
+    /// In which the times of frames are that come in.
+    segment: segments::Value,
     /// The segment that it knows; the one of its own until another is told.
     told_segment: segments::Value,
     /// How the reader went that there was, while there is no other.
@@ -176,12 +178,15 @@ pub trait Sends: ElementImpl {
         self.sending().state()
     }
 
-    /// In which its times are.
-    fn segment(&self) -> segments::Value {
-        let event = self.input().sticky_event::<gst::event::Segment>(0);
-        event.map_or_else(Default::default, |event| {
-            segments::Value::of(event.segment())
-        })
+    /// An event comes in: it may be the segment of what comes behind.
+    fn follow_segment(&self, event: &gst::EventRef) {
+        let segment = match event.view() {
+            gst::EventView::Segment(event) => segments::Value::of(event.segment()),
+            // The pad forgets it, too.
+            gst::EventView::FlushStop(_) => segments::Value::default(),
+            _ => return,
+        };
+        self.state().segment = segment;
     }
 
     /// The number of the frame that comes next in the stream.
@@ -238,7 +243,7 @@ pub trait Sends: ElementImpl {
             return Ok(None);
         }
         let mut records = Records::new();
-        let segment = self.segment();
+        let segment = self.state().segment;
         if carries {
             let told = video.filter(|_| prefix == FramePrefix::None);
             self.describe(buffer, told, segment, &mut records);
@@ -627,8 +632,8 @@ pub trait Sends: ElementImpl {
         if !events::to_record(event, |time| self.monotonic(time), &mut records) {
             return;
         }
-        let segment = self.segment();
         let state = &mut *self.state();
+        let segment = state.segment;
         // What is sticky is told with the caps.
         if !state.announced && event.type_().is_sticky() {
             return;

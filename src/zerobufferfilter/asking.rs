@@ -333,6 +333,7 @@ impl ZeroBufferFilter {
 
     pub(super) fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         gst::log!(CAT, obj = pad, "{event:?}");
+        self.follow_segment(&event);
         match event.view() {
             gst::EventView::FlushStart(_) => {
                 self.stop_with(gst::FlowError::Flushing);

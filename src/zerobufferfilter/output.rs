@@ -224,9 +224,11 @@ impl ZeroBufferFilter {
 
     /// The answer as a buffer: its memory is the ring, and all else is from the frame it answers.
     fn answered(&self, input: &Input, answer: Answer) -> Result<gst::Buffer, gst::ErrorMessage> {
-        let Answer { frame, prefix, .. } = answer;
+        let Answer {
+            mut frame, prefix, ..
+        } = answer;
         let is_copy = frame.is_copy();
-        let records = frame.records().clone();
+        let records = frame.take_records();
         let (caps, video, takes_layouts) = {
             let output = self.output();
             (

@@ -298,6 +298,7 @@ impl BaseSinkImpl for ZeroBufferSink {
     }
 
     fn event(&self, event: gst::Event) -> bool {
+        self.follow_segment(&event);
         if event.type_() == gst::EventType::FlushStop {
             // It may have ended the wait for the time of a frame, which then comes to no `render`.
             self.sending.link.busy(false);

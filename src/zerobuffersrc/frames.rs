@@ -20,9 +20,9 @@ use crate::timing::Timeline;
 impl ZeroBufferSrc {
     /// The frame as a buffer: its memory is the ring, and its room goes back to the writer when
     /// the memory's last reference goes.
-    pub(super) fn buffer(&self, frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
+    pub(super) fn buffer(&self, mut frame: Frame) -> Result<gst::Buffer, gst::FlowError> {
         let (sequence, bytes, is_copy) = (frame.sequence(), frame.len(), frame.is_copy());
-        let records = frame.records().clone();
+        let records = frame.take_records();
         let (caps, video, takes_layouts, discont, prefix) = {
             let mut state = self.state();
             let follows = state

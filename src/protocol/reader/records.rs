@@ -80,6 +80,11 @@ impl Frame {
         &self.records
     }
 
+    /// The same, for who needs no more of the frame than its bytes.
+    pub(crate) fn take_records(&mut self) -> Records {
+        std::mem::take(&mut self.records)
+    }
+
     /// When it is due, if the writer said so.
     pub fn time(&self) -> Option<FrameTime> {
         self.records.time()
