@@ -13,8 +13,9 @@
 //! processor time again. Both processes count, user and system time, without the first and the last
 //! tenth of the frames. Memory is what is resident of both, shared pages once (Pss). The two kinds
 //! are measured in turn, several rounds, and so is the same source with a `queue` and a sink in one
-//! process, which tells what GStreamer and waking a thread take by themselves; figures are medians. Only the ratios mean something on
-//! another machine. `memcpy` copies such a frame from one place to eight, as a ring of eight has it.
+//! process, which tells what GStreamer and waking a thread take by themselves; figures are medians. So
+//! is what it takes to wake another process, by a few bytes through a pipe. Only the ratios mean
+//! something on another machine. `memcpy` copies such a frame from one place to eight, as a ring of eight has it.
 //!
 //! Options: `--quick` (1080p, three rounds), `--rounds N`, `--report FOLDER` (writes the tables and
 //! plots of them there; `docs/numbers` is made like this), `--growth` (what does our cost grow with?),
@@ -26,6 +27,7 @@ mod measure;
 mod peer;
 mod report;
 mod source;
+mod wakes;
 
 use std::env;
 use std::error::Error;
@@ -66,6 +68,7 @@ fn main() -> Result {
         ["--growth"] => growth(),
         ["--filter"] => filter::measure(),
         ["--work", name] => filter::work(name),
+        ["--wake", processor] => wakes::receive(processor.parse()?),
         ["--once", work, height] => {
             let height: u64 = height.parse()?;
             let job = Job::new(Kind::ZeroBuffer, (height * 16 / 9, height), work, false);
@@ -318,6 +321,8 @@ struct Row {
 struct Comparison {
     rounds: usize,
     rows: Vec<Row>,
+    /// What a wake-up takes, in words.
+    wakes: String,
 }
 
 fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result<Comparison> {
@@ -355,7 +360,11 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result<Comparison> {
         }
     }
     eprintln!();
-    Ok(Comparison { rounds, rows })
+    Ok(Comparison {
+        rounds,
+        rows,
+        wakes: wakes::measure()?,
+    })
 }
 
 /// The median of the first values of all rounds, of the second ones, and so on.
@@ -375,7 +384,12 @@ fn print(comparison: &Comparison) -> Result {
 }
 
 /// The tables of ratios and of what they are ratios of.
-fn tables(Comparison { rounds, rows }: &Comparison) -> String {
+fn tables(comparison: &Comparison) -> String {
+    let Comparison {
+        rounds,
+        rows,
+        wakes,
+    } = comparison;
     let mut ratios = String::new();
     let mut absolute = String::new();
     for row in rows {
@@ -395,7 +409,7 @@ fn tables(Comparison { rounds, rows }: &Comparison) -> String {
         "zerobuffer / shm (median of {rounds} rounds; frames/s: more is better, all others: less)\n\n\
          | frame | work |{names} CPU / memcpy |\n{line}|\n{ratios}\n\
          zerobuffer : shm : a queue in one process, here (times in µs, CPU a frame; memory in KiB)\n\n\
-         | frame | work |{names} memcpy |\n{line}|\n{absolute}"
+         | frame | work |{names} memcpy |\n{line}|\n{absolute}{wakes}"
     )
 }
 
