@@ -15,7 +15,7 @@ only=()
 if [ "${1:-}" = --quick ]; then
     shift
     only=(--lib)
-    for test in elements filter in_place inspect lifecycle sending stream; do only+=(--test "$test"); done
+    for test in elements filter in_place inspect lifecycle peers policies sending stream; do only+=(--test "$test"); done
 fi
 # What cannot run must not look as if it had passed.
 if ! why=$("${as_root[@]}" unshare --mount --pid --fork mount -t tmpfs tmpfs /mnt 2>&1); then
