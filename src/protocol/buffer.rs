@@ -19,6 +19,7 @@ use super::handoff;
 use super::layout::{Oieb, Sizes, first_word, offset};
 use super::reader::BufferConfig;
 use crate::sys::access::Access;
+#[cfg(feature = "plugin")]
 use crate::sys::changes::Changes;
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::opens::Opens;
@@ -49,6 +50,7 @@ pub struct Owned {
 }
 
 /// What tells of changes to a segment, while it has its name.
+#[cfg(feature = "plugin")]
 pub fn changes(names: &Names, segment: &Segment) -> Option<Changes> {
     let changes = Changes::of(&shm::path(&names.segment)).ok()?;
     // Then that is the one of this name.

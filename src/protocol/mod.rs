@@ -71,6 +71,7 @@ mod slots;
 mod wait;
 mod writer;
 
+#[cfg(feature = "plugin")]
 pub(crate) use crate::sys::changes::{Bell, Changes};
 pub use buffer::{LOCK_FOLDER, MAX_NAME_LEN, check_name};
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod area;
+#[cfg(feature = "plugin")]
 pub mod changes;
 pub mod fault;
 pub mod host;

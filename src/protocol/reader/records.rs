@@ -81,7 +81,7 @@ impl Frame {
     }
 
     /// The same, for who needs no more of the frame than its bytes.
-    pub(crate) fn take_records(&mut self) -> Records {
+    pub fn take_records(&mut self) -> Records {
         std::mem::take(&mut self.records)
     }
 

@@ -3,11 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use super::{Error, Position, Reader, Result, Shared, Wait};
+#[cfg(feature = "plugin")]
 use crate::protocol::buffer::changes;
 use crate::protocol::extension;
 use crate::protocol::handoff;
 use crate::protocol::layout::offset;
 use crate::protocol::liveness::Hints;
+#[cfg(feature = "plugin")]
 use crate::sys::changes::Changes;
 
 /// The writer of a buffer, as its reader sees it.
@@ -37,6 +39,7 @@ impl Reader {
 
     /// What tells that a writer of ours may be going, as that is not to be looked for all the time; none
     /// for those of other implementations.
+    #[cfg(feature = "plugin")]
     pub(crate) fn writer_changes(&self) -> Option<Changes> {
         let shared = &self.shared;
         let pid = shared.oieb()?.get(offset::WRITER_PID);
@@ -164,7 +167,7 @@ impl Shared {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "plugin"))]
 mod tests {
     use std::time::Duration;
 

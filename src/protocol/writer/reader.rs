@@ -5,11 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Error, Result, Shared, Writer};
+#[cfg(feature = "plugin")]
 use crate::protocol::buffer::changes;
 use crate::protocol::extension;
 use crate::protocol::handoff;
 use crate::protocol::layout::{Oieb, offset};
 use crate::protocol::liveness::Hints;
+#[cfg(feature = "plugin")]
 use crate::sys::changes::Changes;
 
 /// How often a writer that finds room makes sure that its reader is alive.
@@ -46,6 +48,7 @@ impl Writer {
 
     /// What tells that a reader of ours may be going, as that is not to be looked for all the time; none
     /// for those of other implementations.
+    #[cfg(feature = "plugin")]
     pub(crate) fn reader_changes(&self) -> Option<Changes> {
         let shared = &self.shared;
         let tells = shared.abilities.holds_lock();
