@@ -36,7 +36,7 @@ def main():
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     client = rw.Client.from_(sys.argv)
     count = 0
-    started, done = threading.Event(), threading.Event()
+    started, done, stopping = threading.Event(), threading.Event(), threading.Event()
 
     def say(text):
         # A line is one call, whichever thread comes in between.
@@ -55,6 +55,9 @@ def main():
         count += 1
         if count == args.frames:
             done.set()
+            # Or the SDK's thread is in its next read before it is told to stop, and stays there until
+            # that times out.
+            stopping.wait()
 
     def draw(frame):
         if args.draw:
@@ -86,6 +89,8 @@ def main():
     def read():
         config = BufferConfig(int(connection.metadata_size), int(connection.buffer_size))
         reader = Reader(connection.buffer_name, config)
+        # This thread stops by itself.
+        stopping.set()
         say("started")
         started.set()
         while not done.is_set():
@@ -119,6 +124,7 @@ def main():
             asked = sys.stdin.readline() != ""
             inputs = []
     state = "stopped" if done.is_set() else "running" if running.is_running else "ended"
+    stopping.set()
     running.stop()
     say(state)
 

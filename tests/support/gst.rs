@@ -192,6 +192,10 @@ pub fn launch(folder: &Path, line: &str) -> Command {
     // Cargo builds the library for this test beside it; what is one folder up may be older.
     let plugin = std::env::current_exe().unwrap().with_file_name(PLUGIN);
     let link = folder.join(PLUGIN);
+    if std::fs::read_link(&link).is_ok_and(|leads_to| leads_to != plugin) {
+        // The folder was moved here. Another test may have seen that, too.
+        let _ = std::fs::remove_file(&link);
+    }
     match std::os::unix::fs::symlink(plugin, link) {
         // Tests that share a folder come here at the same time.
         Err(err) if err.kind() == ErrorKind::AlreadyExists => {}

@@ -167,18 +167,19 @@ impl Shared {
     }
 }
 
-#[cfg(all(test, feature = "plugin"))]
+#[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use crate::protocol::{BufferConfig, Reader, Wait, Writer};
-    use crate::sys::changes::Bell;
-    use crate::testing::unique_name;
-
-    const LONG: Duration = Duration::from_secs(120);
-
+    #[cfg(feature = "plugin")]
     #[test]
     fn who_leaves_is_noticed_also_when_something_of_it_is_still_held() {
+        use std::time::Duration;
+
+        use crate::protocol::{BufferConfig, Reader, Wait, Writer};
+        use crate::sys::changes::Bell;
+        use crate::testing::unique_name;
+
+        const LONG: Duration = Duration::from_secs(120);
+
         let bell = Bell::new().unwrap();
         let name = unique_name("changes");
         let reader = Reader::create(&name, &BufferConfig::new(1024, 65536)).unwrap();
