@@ -3,8 +3,9 @@
 //! ends, and beside one plain copy of the frame.
 //!
 //! `cargo bench --bench duplex` compares; `-- --quick` only shows that everything works; `--rounds N`
-//! sets how often each is measured; `--rust` leaves Python out. Every answer is checked for its
-//! number, its length and its mark. If one is wrong the exit status is 1; no time is.
+//! sets how often each is measured; `--rate N` measures at this rate alone; `--rust` leaves Python
+//! out. Every answer is checked for its number, its length and its mark. If one is wrong the exit
+//! status is 1; no time is.
 //!
 //! * The frame is 1920x1080 I420 and 16 bytes, 3,110,416 in all, 30 to 1000 times a second, one at a
 //!   time: a tick that is missed is left out. What is measured take turns, as in `transport.rs`.
@@ -36,7 +37,8 @@ use gstzerobuffer::testing;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "usage: cargo bench --bench duplex -- [--quick] [--rounds N] [--rust]";
+const USAGE: &str =
+    "usage: cargo bench --bench duplex -- [--quick] [--rounds N] [--rate N] [--rust]";
 /// The first argument of this program when it starts itself as the relay.
 const RELAY: &str = "relay";
 /// And as what only wakes us.
@@ -49,7 +51,7 @@ const RATES: [u32; 6] = [30, 60, 120, 240, 500, 1000];
 
 struct Plan {
     rounds: usize,
-    rates: &'static [u32],
+    rates: Vec<u32>,
     /// So many at each rate.
     frames: u32,
     python: bool,
@@ -83,7 +85,7 @@ fn main() -> ExitCode {
 fn compare(args: &[String]) -> Result<()> {
     let mut plan = Plan {
         rounds: 3,
-        rates: &RATES,
+        rates: RATES.to_vec(),
         frames: 60,
         python: true,
     };
@@ -92,10 +94,14 @@ fn compare(args: &[String]) -> Result<()> {
         match arg.as_str() {
             // Given by cargo.
             "--bench" => {}
-            "--quick" => (plan.rounds, plan.rates, plan.frames) = (1, &RATES[5..], 4),
+            "--quick" => (plan.rounds, plan.rates, plan.frames) = (1, vec![1000], 4),
             "--rounds" => {
                 let rounds = args.next().and_then(|text| text.parse().ok());
                 plan.rounds = rounds.filter(|rounds| *rounds > 0).ok_or(USAGE)?;
+            }
+            "--rate" => {
+                let rate = args.next().and_then(|text| text.parse().ok());
+                plan.rates = vec![rate.filter(|rate| *rate > 0).ok_or(USAGE)?];
             }
             "--rust" => plan.python = false,
             other => return Err(format!("{other}? {USAGE}").into()),

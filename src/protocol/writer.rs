@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use self::reader::Looked;
 use self::records::Room;
 use super::buffer::Names;
 use super::error::{Error, Result};
@@ -83,8 +84,7 @@ struct State {
     sleeping: usize,
     /// Whether one that looks for room again and again has said what it waits for.
     wished: bool,
-    /// When the reader was last looked at.
-    looked: Instant,
+    looked: Looked,
     /// How much room for records is lent ahead.
     room: Room,
     closed: bool,

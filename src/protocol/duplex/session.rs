@@ -52,6 +52,8 @@ struct Turn {
     next: u64,
     /// Its answer has no room. Answers behind it may have what it needs, so they leave the ring.
     crowded: bool,
+    /// Threads that wait for a change of this.
+    waiting: usize,
 }
 
 impl Session {
@@ -72,6 +74,7 @@ impl Session {
             turn: Mutex::new(Turn {
                 next: 1,
                 crowded: false,
+                waiting: 0,
             }),
             turned: Condvar::new(),
             answers: AtomicU64::new(0),
@@ -106,7 +109,18 @@ impl Session {
                 turn = self.turn();
                 continue;
             }
+            turn.waiting += 1;
             turn = (self.turned.wait(turn)).unwrap_or_else(PoisonError::into_inner);
+            turn.waiting -= 1;
+        }
+    }
+
+    fn change_turn(&self, change: impl FnOnce(&mut Turn)) {
+        let mut turn = self.turn();
+        change(&mut turn);
+        // Telling is a system call, also when nobody listens.
+        if turn.waiting > 0 {
+            self.turned.notify_all();
         }
     }
 
@@ -133,10 +147,7 @@ impl Session {
             Err(Error::BufferFull { .. }) => {}
             other => return other,
         }
-        let crowd = |crowded| {
-            self.turn().crowded = crowded;
-            self.turned.notify_all();
-        };
+        let crowd = |crowded| self.change_turn(|turn| turn.crowded = crowded);
         crowd(true);
         let place = self.writer.reserve_with(len, &records, self.wait());
         crowd(false);
@@ -162,8 +173,7 @@ impl Session {
             Err(err) => Err(self.failed(request, err)),
         };
         drop(frame);
-        self.turn().next += 1;
-        self.turned.notify_all();
+        self.change_turn(|turn| turn.next += 1);
         if answered.as_ref().is_err_and(|err| self.is_end(err)) {
             self.gone.store(true, Ordering::Relaxed);
         }

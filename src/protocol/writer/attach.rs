@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::reader::Looked;
 use super::records::Room;
 use super::{Error, Names, Result, Shared, State, Wait, Writer};
 use crate::protocol::buffer::{self, Attached};
@@ -52,7 +53,7 @@ impl Writer {
                     waiting: 0,
                     sleeping: 0,
                     wished: false,
-                    looked: Instant::now(),
+                    looked: Looked::now(0),
                     room: Room::default(),
                     closed: false,
                 }),

@@ -16,24 +16,68 @@ use crate::sys::changes::Changes;
 
 /// How often a writer that finds room makes sure that its reader is alive.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it does so while the reader goes on reading. That shows life too, and costs no system
+/// call; but not that the buffer still has its name.
+const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What was read shows life when it must have been read lately: so long after the last look at most.
+const LATELY: Duration = Duration::from_millis(100);
+
+/// What a writer has seen of its reader.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// When it made sure.
+    made_sure: Instant,
+    /// When it last saw a sign of life.
+    at: Instant,
+    /// How much had been read by then.
+    read: u64,
+}
+
+impl Looked {
+    pub fn now(read: u64) -> Self {
+        let at = Instant::now();
+        Looked {
+            made_sure: at,
+            at,
+            read,
+        }
+    }
+
+    /// Whether it is time to make sure, when so much has been read by `now`; who asks does it then.
+    fn is_time(&mut self, read: u64, now: Instant) -> bool {
+        let since = now - self.at;
+        if since <= LOOK_INTERVAL {
+            return false;
+        }
+        self.at = now;
+        let reads = std::mem::replace(&mut self.read, read) != read && since <= LATELY;
+        if reads && now - self.made_sure <= FULL_LOOK_INTERVAL {
+            return false;
+        }
+        self.made_sure = now;
+        true
+    }
+}
 
 /// How often, and how far apart, a reader that seems to have closed is looked at again.
 const CLOSED_TRIES: u32 = 20;
 const CLOSED_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Writer {
-    /// Makes sure that the reader is there, and now and then (every 50 ms) that it is alive: for
-    /// writers that only publish what was lent ahead.
+    /// Makes sure that the reader is there, and now and then (every 50 ms, or every second while it
+    /// goes on reading) that it is alive: for writers that only publish what was lent ahead.
     ///
     /// # Errors
     /// [`Error::ReaderClosed`], [`Error::ReaderDead`].
     pub fn look_at_reader(&self) -> Result<()> {
-        let mut state = self.shared.state();
-        if self.reader_pid() != 0 && state.looked.elapsed() <= LOOK_INTERVAL {
+        let shared = &self.shared;
+        let oieb = shared.oieb().ok_or_else(|| shared.names.not_found())?;
+        // Relaxed, both: `check_reader` looks again at a reader that has gone.
+        let read = oieb.get(offset::PAYLOAD_READ_COUNT);
+        let there = self.reader_pid() != 0;
+        if !shared.state().looked.is_time(read, Instant::now()) && there {
             return Ok(());
         }
-        state.looked = Instant::now();
-        drop(state);
         self.check_reader()
     }
 
@@ -154,6 +198,37 @@ impl Shared {
                 Error::ReaderReplaced { name }
             }
             _ => Error::ReaderClosed { name },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_reads_is_asked_seldom() {
+        let mut looked = Looked::now(0);
+        let start = looked.at;
+        let mut asked = Vec::new();
+        // 30 frames a second, of which each is read before the next; from the 60th on none is.
+        for frame in 0..75 {
+            let time = Duration::from_millis(33 * frame);
+            if looked.is_time(frame.min(60), start + time) {
+                asked.push(frame);
+            }
+        }
+        // Every second look is within 50 ms of the one before.
+        assert_eq!(asked, [32, 62, 64, 66, 68, 70, 72, 74]);
+    }
+
+    #[test]
+    fn what_may_have_been_read_long_ago_shows_no_life() {
+        let mut looked = Looked::now(0);
+        let start = looked.at;
+        for frame in 1..10 {
+            let time = Duration::from_millis(101 * frame);
+            assert!(looked.is_time(frame, start + time), "{frame}");
         }
     }
 }
