@@ -15,7 +15,8 @@
 //! are measured in turn, several rounds, and so is the same source with a `queue` and a sink in one
 //! process, which tells what GStreamer and waking a thread take by themselves; figures are medians. So
 //! is what it takes to wake another process, by a few bytes through a pipe. Only the ratios mean
-//! something on another machine. `memcpy` copies such a frame from one place to eight, as a ring of eight has it.
+//! something on another machine. `memcpy` copies such a frame from one place to the next of three, as many
+//! as we use of a ring of eight while the receiver keeps up.
 //!
 //! Options: `--quick` (1080p, three rounds), `--rounds N`, `--report FOLDER` (writes the tables and
 //! plots of them there; `docs/numbers` is made like this), `--growth` (what does our cost grow with?),
@@ -45,6 +46,8 @@ const KINDS: [Kind; 3] = [Kind::ZeroBuffer, Kind::Shm, Kind::Queue];
 const WORK: [&str; 3] = ["in place", "copied in", "every byte"];
 /// Frames that have room in the ring.
 const RING: u64 = 8;
+/// How many of these a sender of ours uses while the receiver keeps up.
+const PLACES: usize = 3;
 /// A measurement that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// 60 frames/s.
@@ -277,11 +280,11 @@ fn finish(mut peers: Vec<Peer>) -> Result<Vec<Value>> {
     figures.collect()
 }
 
-/// Processor time in µs of one plain memcpy of a frame into the next of the ring's places.
+/// Processor time in µs of one plain memcpy of a frame into the next of the places.
 fn memcpy(size: (u64, u64)) -> Result<f64> {
     let len = frame_size(size) as usize;
     let from = vec![1_u8; len];
-    let mut into = vec![2_u8; len * RING as usize];
+    let mut into = vec![2_u8; len * PLACES];
     let laps = (2_000_000_000 / into.len()).max(4);
     let before = Mark::now();
     for _ in 0..laps {
@@ -289,7 +292,7 @@ fn memcpy(size: (u64, u64)) -> Result<f64> {
             std::hint::black_box(place).copy_from_slice(std::hint::black_box(&from));
         }
     }
-    let copies = laps * RING as usize;
+    let copies = laps * PLACES;
     Ok((Mark::now().cpu - before.cpu) as f64 / copies as f64 / 1000.0)
 }
 

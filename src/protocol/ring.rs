@@ -129,6 +129,12 @@ pub fn ring_size(len: u64, frames: u64) -> u64 {
     .unwrap_or(u64::MAX)
 }
 
+/// For how many frames a ring of this size is made by [`ring_size`], each with its header and room for
+/// records; 0 if for none.
+pub const fn frames_of(size: u64, one: u64) -> u64 {
+    (size / one).saturating_sub(5)
+}
+
 /// A frame as the reader found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {

@@ -10,7 +10,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::layout::FRAME_HEADER_SIZE;
-use super::ring::Placement;
+use super::ring::{self, Placement};
+
+/// The smallest ring that is not used to its end while the reader keeps up. Smaller ones stay in the
+/// processor's caches as they are.
+const EARLY_RING: u64 = 256 << 10;
+/// So many frames it uses at least.
+const EARLY_FRAMES: u64 = 3;
 
 /// Names a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +108,8 @@ pub struct Slots {
     at: u64,
     slots: VecDeque<Slot>,
     next: u64,
+    /// Bytes of the frame of the last slot, with its header.
+    last: u64,
     /// Those that were lent when one behind them was published, and that nobody has come with since:
     /// their frames are still to be copied to places behind all others.
     passed: Vec<SlotId>,
@@ -181,6 +189,33 @@ impl Slots {
         None
     }
 
+    /// A place at the beginning of the ring before its end is reached, for frames of one size and while
+    /// the reader keeps up: few places that are used again and again stay in the processor's caches.
+    /// What lies behind is wasted until the reader has given the frame back, so there have to be as
+    /// many frames before it as a ring of this size is made for ([`ring::frames_of`]).
+    pub fn find_early(
+        &self,
+        size: u64,
+        free: u64,
+        want: Want,
+        taken: &[Range<u64>],
+    ) -> Option<Spot> {
+        if size < EARLY_RING || want.total != self.last {
+            return None;
+        }
+        let one = want.room.checked_add(want.total)?;
+        let ahead = self.ahead();
+        let used = size.checked_sub(free.checked_sub(self.reserved(size))?)?;
+        let frames = ring::frames_of(size, one).max(EARLY_FRAMES);
+        let enough = ahead >= one.checked_mul(frames)?;
+        // Then there is room for this frame and the next, and half of what was used is free.
+        if !enough || used > (ahead / 2).min(ahead - 2 * one) {
+            return None;
+        }
+        // All that is used lies right before `ahead`.
+        want.fit(0, ahead - used, false, taken)
+    }
+
     /// A place before a slot that is lent, in what was dropped there or belongs to none. It needs no
     /// more free bytes, since those up to that slot are reserved. Slots before it are passed by when
     /// it is published.
@@ -240,6 +275,7 @@ impl Slots {
         let id = SlotId(self.next);
         self.next += 1;
         let Site { spot, before } = site;
+        self.last = total;
         let end = spot.head + total;
         let next = before.and_then(|id| self.slots.iter().position(|slot| slot.id == id));
         if let Some(next) = next.and_then(|next| self.slots.get_mut(next)) {
@@ -761,6 +797,83 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Publishes `count` frames one after another where [`Slots::find_early`] or else [`Slots::find`]
+    /// says, to a reader that has given back all but the last `held`; returns where they are.
+    fn places(slots: &mut Slots, size: u64, want: Want, held: usize, count: usize) -> Vec<u64> {
+        let mut costs = VecDeque::new();
+        let place = |_| {
+            let free = size - costs.iter().sum::<u64>();
+            let early = slots.find_early(size, free, want, &[]);
+            let spot = early.or_else(|| slots.find(size, free, want, &[])).unwrap();
+            let id = slots.insert(Site::behind(spot), want.total);
+            let lead = slots.publish(size, id).unwrap();
+            costs.push_back(lead.placement.cost());
+            while costs.len() > held {
+                costs.pop_front();
+            }
+            lead.placement.at
+        };
+        (0..count).map(place).collect()
+    }
+
+    #[test]
+    fn as_few_places_are_used_as_there_must_be() {
+        let want = Want::packed(0, 100_016);
+        let in_use = |places: &[u64]| {
+            let mut places = places.to_vec();
+            places.sort_unstable();
+            places.dedup();
+            places.len()
+        };
+        for (frames, held, expected) in [
+            (1, 0, 3),
+            (3, 0, 3),
+            (3, 1, 3),
+            (3, 2, 4),
+            (3, 4, 8),
+            (10, 0, 10),
+            (10, 5, 10),
+            (10, 6, 12),
+        ] {
+            let size = ring::ring_size(100_000, frames);
+            let mut slots = Slots::default();
+            let places = places(&mut slots, size, want, held, 100);
+            assert_eq!(in_use(&places), expected, "{frames} {held} {places:?}");
+        }
+        // A ring that is in the caches anyway is used to its end.
+        let want = Want::packed(0, 1016);
+        let mut slots = Slots::default();
+        let places = places(&mut slots, ring::ring_size(1000, 3), want, 0, 100);
+        assert_eq!(in_use(&places), 12, "{places:?}");
+    }
+
+    #[test]
+    fn what_is_used_or_lent_or_another_size_is_not_at_the_beginning_early() {
+        let size = ring::ring_size(100_000, 3);
+        let want = Want::packed(0, 100_016);
+        let mut slots = Slots::default();
+        places(&mut slots, size, want, 0, 3);
+        let find = |slots: &Slots, free, want, taken| {
+            let spot = slots.find_early(size, free, want, taken)?;
+            Some(spot.head)
+        };
+        assert_eq!(find(&slots, size, want, &[]), Some(0));
+        let other = Want::packed(0, 100_015);
+        assert_eq!(find(&slots, size, other, &[]), None);
+        // What is lent there is left out, if the place is before all that is used.
+        let lent = [0..50_000];
+        assert_eq!(find(&slots, size, want, &lent), Some(50_000));
+        let one = want.total;
+        assert_eq!(find(&slots, size - one, want, &lent), Some(50_000));
+        assert_eq!(find(&slots, size - one - 50_033, want, &lent), None);
+        assert_eq!(find(&slots, size - 2 * one, want, &[]), None);
+        // What is reserved counts as used.
+        let spot = slots.find(size, size, want, &[]).unwrap();
+        slots.insert(Site::behind(spot), one);
+        assert_eq!(find(&slots, size, want, &[]), Some(0));
+        assert_eq!(find(&slots, size - 2 * one, want, &[]), None);
     }
 
     #[test]

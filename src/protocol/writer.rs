@@ -332,9 +332,12 @@ impl Shared {
         }
         let taken = self.taken();
         let all = total.saturating_add(room);
+        let want = Want::packed(room, total);
+        if let Some(spot) = self.find_early(state, free, want, &taken) {
+            return Ok(Ok(Site::behind(spot)));
+        }
         if all <= size && !(state.slots.is_empty() && taken.is_empty()) {
             // Only for a reader that follows skips: nothing else is ever lent at this moment.
-            let want = Want::packed(room, total);
             let find = |free| state.slots.find(size, free, want, &taken);
             if let Some(spot) = find(free) {
                 return Ok(Ok(Site::behind(spot)));
@@ -379,6 +382,18 @@ impl Shared {
                 good_size,
             }),
         }
+    }
+
+    /// A place that is in the processor's caches, for a reader that follows there.
+    fn find_early(
+        &self,
+        state: &State,
+        free: u64,
+        want: Want,
+        taken: &[Range<u64>],
+    ) -> Option<Spot> {
+        let follows = self.abilities.follows_skips();
+        follows.then(|| (state.slots).find_early(self.sizes.payload, free, want, taken))?
     }
 
     /// The bytes that are free.

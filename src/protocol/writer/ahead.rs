@@ -204,7 +204,10 @@ impl Shared {
             base: self.sizes.payload_start(),
         };
         let find = |free| state.slots.find(size, free, want, &taken);
-        let (spot, lack) = match find(free) {
+        let (spot, lack) = match self
+            .find_early(&state, free, want, &taken)
+            .or_else(|| find(free))
+        {
             Some(spot) => (spot, None),
             None => {
                 let spot = find(size).filter(|_| free < size).ok_or(None)?;
