@@ -18,6 +18,7 @@
 //!   every byte. From pipe and socket it reads into a buffer of its own, with one `read_exact` a
 //!   frame, which is the best that they can do: that it knows the size beforehand is their advantage.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -69,7 +70,7 @@ impl Size {
         Size { name, bytes, ring }
     }
 
-    /// Frames that warm up: every place in the ring is used, and so has its content.
+    /// Frames that warm up. Places of the ring that are not used by then get their content later.
     fn warm_up(&self) -> u64 {
         self.ring + 2
     }
@@ -352,7 +353,6 @@ fn produce(run: &Run, plan: &Plan) -> Result<Outcome> {
     let mut frame = Outgoing {
         packet,
         sequence: 0,
-        with_content: true,
     };
     for _ in 0..run.size.warm_up() {
         sender.send(&mut frame)?;
@@ -361,7 +361,6 @@ fn produce(run: &Run, plan: &Plan) -> Result<Outcome> {
         return Err("the consumer said something else than expected".into());
     }
 
-    frame.with_content = false;
     frame.mark(0);
     let content = if run.every_byte {
         // Less the number in its last word.
@@ -419,8 +418,6 @@ struct Outgoing {
     packet: Vec<u8>,
     /// Of the frame sent last.
     sequence: u64,
-    /// Whether to put the content into the ring, too, when it is written in place.
-    with_content: bool,
 }
 
 impl Outgoing {
@@ -442,7 +439,8 @@ fn mark(content: &mut [u8], stamp: u64, sequence: u64) {
 }
 
 enum Sender {
-    InPlace(Writer),
+    /// With the addresses of the places that have the content already.
+    InPlace(Writer, HashSet<usize>),
     Copied(Writer),
     Stream(File),
 }
@@ -453,9 +451,9 @@ impl Sender {
         let stamp = now();
         frame.sequence += 1;
         let sequence = match self {
-            Sender::InPlace(writer) => {
+            Sender::InPlace(writer, filled) => {
                 let mut place = writer.reserve(frame.content().len() as u64, TIMEOUT)?;
-                if frame.with_content {
+                if filled.insert(place.as_ptr() as usize) {
                     place.copy_from_slice(frame.content());
                 }
                 mark(&mut place, stamp, frame.sequence);
@@ -541,7 +539,7 @@ fn start(run: &Run) -> Result<(Consumer, Sender)> {
         None => {
             let writer = Writer::attach_wait(&name, TIMEOUT)?;
             match run.transport {
-                Transport::InPlace => Sender::InPlace(writer),
+                Transport::InPlace => Sender::InPlace(writer, HashSet::new()),
                 _ => Sender::Copied(writer),
             }
         }
