@@ -209,6 +209,8 @@ impl Slots {
 }
 
 #[cfg(test)]
+// One range that is lent, not the numbers in it.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use std::collections::VecDeque;
 
