@@ -12,8 +12,8 @@
 //! * The trip begins before room for the request is asked for, and ends when the answer is there and
 //!   its mark is read. The frame is in the ring already; the mark is put into it. The other process
 //!   copies it from the ring of the requests to that of the answers, and this is the only copy.
-//! * The plain copy is made at the same pace, between as many frames of ordinary memory as our rings
-//!   use while both sides keep up, so that it finds the caches as the relay does.
+//! * The plain copy is made at the same pace, between as many frames of ordinary memory as the rings
+//!   hold, so that it finds the caches as the relay does.
 //! * The two wake-ups are those of a byte that goes through a Unix socket to another process and back,
 //!   at the same pace: plain copy and wake-ups together are the least that there can be.
 //! * The rings are of 8 frames. Those of the Python package are of 256 MiB: its client knows no other.
@@ -47,8 +47,6 @@ const ECHO: &str = "echo";
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FRAME: usize = 1920 * 1080 * 3 / 2 + 16;
 const RING_FRAMES: usize = 8;
-/// How many of these are used.
-const PLACES: usize = 3;
 const RING: u64 = (RING_FRAMES * (FRAME + 16)) as u64;
 const RATES: [u32; 6] = [30, 60, 120, 240, 500, 1000];
 
@@ -206,10 +204,10 @@ fn paced<E>(
 }
 
 fn plain_copies(interval: Duration, frames: u32) -> Vec<Duration> {
-    let from = testing::simple_frame_data(PLACES * FRAME);
-    let mut to = testing::simple_frame_data(PLACES * FRAME);
+    let from = testing::simple_frame_data(RING_FRAMES * FRAME);
+    let mut to = testing::simple_frame_data(RING_FRAMES * FRAME);
     let copied = paced(interval, frames, |number| {
-        let at = number as usize % PLACES * FRAME;
+        let at = number as usize % RING_FRAMES * FRAME;
         let place = at..at + FRAME;
         to[place.clone()].copy_from_slice(black_box(&from[place]));
         black_box(&to);

@@ -269,6 +269,10 @@ fn records_are_what_the_protocol_says_in_front_of_a_frame_and_alone() {
     let hello = 128 + METADATA - 64;
     let ring = 128 + METADATA;
     assert_eq!(raw.get(hello + 8), 31);
+    reader.set_evacuation(true);
+    assert_eq!(raw.get(hello + 8), 63);
+    reader.set_evacuation(false);
+    assert_eq!(raw.get(hello + 8), 31);
     let writer = Writer::attach(&name).unwrap();
 
     // A frame of 5 bytes with a block of 16 + 64 + 16 + 72 + 16 + 8 in front.

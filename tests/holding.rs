@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gstreamer as gst;
 use gstzerobuffer::{BufferConfig, Error, Interrupt, Reader, Wait, Writer};
-use support::{LONG, Name, pattern};
+use support::{LONG, Name, pattern, raw};
 use support_gst::Pipeline;
 
 const WIDTH: usize = 320;
@@ -492,6 +492,62 @@ fn a_library_user_who_did_not_ask_for_it_just_fills_the_ring() {
     assert!(reader.read_frame(Duration::from_millis(1)).is_err());
     writer.write_frame_wait(&[2; 1000], Duration::ZERO).unwrap();
     assert!(held.iter().all(|frame| frame[..] == [1; 1000]));
+}
+
+#[test]
+fn few_places_are_used_while_a_reader_keeps_up_that_goes_on_whatever_it_holds() {
+    let one = 100_016;
+    let name = Name::new("few-places");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, 8 * one)).unwrap();
+    let writer = Writer::attach(&name).unwrap();
+    let write = |value: u8| {
+        writer.write_frame_wait(&[value; 100_000], Duration::ZERO)?;
+        Ok::<_, Error>(name.raw().get(raw::WRITE_POS))
+    };
+    let read = |value: u8| {
+        let frame = reader.read_frame(Duration::ZERO)?;
+        assert!(frame.iter().all(|byte| *byte == value));
+        Ok::<_, Error>(frame)
+    };
+    let most = |frames: u8| {
+        (0..frames)
+            .map(|i| {
+                let at = write(i).unwrap();
+                read(i).unwrap();
+                at
+            })
+            .max()
+    };
+    // One that holds what it reads until it has all has the whole ring, from wherever it begins.
+    for before in 0..20 {
+        most(before);
+        let held: Vec<_> = (0..8).map(|i| (write(i), read(i).unwrap())).collect();
+        assert!(held.iter().all(|(written, _)| written.is_ok()));
+    }
+    assert_eq!(most(20), Some(8 * one));
+    reader.set_evacuation(true);
+    most(8);
+    assert_eq!(most(20), Some(3 * one));
+    // Whoever holds all that comes gets on, too.
+    let mut held = Vec::new();
+    for i in 0..40 {
+        while write(i).is_err() {
+            assert!(matches!(
+                reader.read_frame(Duration::from_millis(1)),
+                Err(Error::Timeout { .. })
+            ));
+        }
+        held.push(read(i).unwrap());
+    }
+    assert!(
+        (0..)
+            .zip(&held)
+            .all(|(i, frame)| frame.iter().all(|byte| *byte == i))
+    );
+    drop(held);
+    assert_eq!(most(20), Some(3 * one));
+    reader.set_evacuation(false);
+    assert_eq!(most(20), Some(8 * one));
 }
 
 #[test]

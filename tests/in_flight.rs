@@ -125,6 +125,10 @@ fn metadata_over_the_hello_is_no_wish() {
     let reader = evacuating(&name);
     let writer = Writer::attach(&name).unwrap();
     writer.set_metadata(&[0xff; 1024 - 8]).unwrap();
+    // Nor do they change.
+    reader.set_evacuation(false);
+    reader.set_evacuation(true);
+    assert_eq!(reader.metadata().unwrap().unwrap(), [0xff; 1024 - 8]);
     writer.write_frame(&[3; 1000]).unwrap();
     leaves_what_is_held_alone(&reader, 3);
 }

@@ -129,10 +129,18 @@ pub fn ring_size(len: u64, frames: u64) -> u64 {
     .unwrap_or(u64::MAX)
 }
 
-/// For how many frames a ring of this size is made by [`ring_size`], each with its header and room for
-/// records; 0 if for none.
-pub const fn frames_of(size: u64, one: u64) -> u64 {
-    (size / one).saturating_sub(5)
+/// The smallest ring that is not used to its end while the reader keeps up. Smaller ones stay in the
+/// processor's caches as they are.
+const EARLY_RING: u64 = 256 << 10;
+/// So many frames it uses at least.
+const EARLY_FRAMES: u64 = 3;
+
+/// Behind how many frames, each of `one` bytes with its header and room for records, a writer may go
+/// back to the beginning of a ring before its end: as many as a ring of this size is made for by
+/// [`ring_size`]. `None`: it never does.
+pub fn frames_before_early(size: u64, one: u64) -> Option<u64> {
+    let made_for = (size / one).saturating_sub(5);
+    (size >= EARLY_RING).then_some(made_for.max(EARLY_FRAMES))
 }
 
 /// A frame as the reader found it.

@@ -384,7 +384,7 @@ impl Shared {
         }
     }
 
-    /// A place that is in the processor's caches, for a reader that follows there.
+    /// A place that is in the processor's caches, for a reader that goes on whatever it holds.
     fn find_early(
         &self,
         state: &State,
@@ -393,7 +393,9 @@ impl Shared {
         taken: &[Range<u64>],
     ) -> Option<Spot> {
         let follows = self.abilities.follows_skips();
-        follows.then(|| (state.slots).find_early(self.sizes.payload, free, want, taken))?
+        let find = || (state.slots).find_early(self.sizes.payload, free, want, taken);
+        let spot = follows.then(find)??;
+        extension::evacuates(&self.segment, &self.sizes).then_some(spot)
     }
 
     /// The bytes that are free.

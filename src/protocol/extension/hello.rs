@@ -25,6 +25,9 @@ pub const FOLLOWS_SKIPS: u64 = 1 << 2;
 pub const READS_RECORDS: u64 = 1 << 3;
 /// Second word, bit 4: the reader makes the buffer anew when it is asked for another size.
 pub const RESIZES: u64 = 1 << 4;
+/// Second word, bit 5, which comes and goes: what the reader holds leaves the ring when the writer
+/// needs the room.
+pub const EVACUATES: u64 = 1 << 5;
 
 /// Where its words are.
 pub mod field {
@@ -134,6 +137,29 @@ pub fn abilities(segment: &Segment, sizes: &Sizes) -> Abilities {
         Some(word) if is_there(segment, sizes) => Abilities(word.load(Ordering::Relaxed)),
         _ => Abilities::default(),
     }
+}
+
+/// Reader: whether what it holds leaves the ring when the writer needs the room.
+pub fn note_evacuation(segment: &Segment, sizes: &Sizes, evacuates: bool) {
+    let Some(word) = word(segment, sizes, field::ABILITIES) else {
+        return;
+    };
+    let said = word.load(Ordering::Relaxed);
+    let now = if evacuates {
+        said | EVACUATES
+    } else {
+        said & !EVACUATES
+    };
+    // Should metadata come to lie there now, they are not what was said. Relaxed: nothing is handed
+    // over with it, and a writer that does not see it yet does what is right for both.
+    if is_there(segment, sizes) {
+        let _ = word.compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// Writer: whether the reader says so at the moment.
+pub fn evacuates(segment: &Segment, sizes: &Sizes) -> bool {
+    abilities(segment, sizes).0 & EVACUATES != 0
 }
 
 /// Writer, when it has attached to a reader that said hello: leaves a trace of having come.

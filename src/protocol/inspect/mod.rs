@@ -198,12 +198,13 @@ pub struct Hello {
 
 impl Hello {
     /// What each bit of the abilities means, by number.
-    pub const ABILITIES: [&str; 5] = [
+    pub const ABILITIES: [&str; 6] = [
         "follows short tails",
         "holds a lock while it lives",
         "follows skips",
         "understands records",
         "makes the buffer anew when asked",
+        "moves frames that it holds out of the ring",
     ];
 
     fn read(look: &Look, numbers: &Numbers, sizes: &Sizes) -> Option<Self> {

@@ -11,7 +11,7 @@ use super::{Inspection, Numbers, State, Unknown};
 use crate::protocol::buffer::Names;
 use crate::protocol::error::Error;
 use crate::protocol::layout::{FRAME_HEADER_SIZE, Sizes};
-use crate::protocol::ring::{Found, RECORD_ROOM};
+use crate::protocol::ring::{Found, RECORD_ROOM, frames_before_early};
 use crate::sys::look::Look;
 use crate::sys::shm;
 
@@ -342,7 +342,10 @@ impl Seeker {
         let next = if tail < next { tail + next } else { next };
         let frames = (now.payload_written_count).wrapping_sub(before.payload_written_count);
         let reached = self.passed(&now, found).max(frames.saturating_mul(whole));
-        let is_free = reached.saturating_add(next).saturating_add(whole) <= size;
+        // A place may be used again before the end of the ring is reached.
+        let early = frames_before_early(size, whole + RECORD_ROOM);
+        let is_free = reached.saturating_add(next).saturating_add(whole) <= size
+            && early.is_none_or(|frames| reached.div_ceil(whole) + 1 < frames);
         (is_free && self.is_there(found)).then_some(Surety::GivenBack)
     }
 

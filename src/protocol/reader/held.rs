@@ -59,6 +59,7 @@ impl Reader {
     pub fn set_evacuation(&self, evacuate: bool) {
         let shared = &self.shared;
         shared.evacuates.store(evacuate, Ordering::Relaxed);
+        extension::note_evacuation(&shared.segment, &shared.sizes, evacuate);
         if !evacuate {
             shared.held().fates = Fates::default();
             shared.windows.clear_spares();

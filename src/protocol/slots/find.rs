@@ -6,12 +6,6 @@ use super::{SlotId, Slots};
 use crate::protocol::layout::FRAME_HEADER_SIZE;
 use crate::protocol::ring;
 
-/// The smallest ring that is not used to its end while the reader keeps up. Smaller ones stay in the
-/// processor's caches as they are.
-const EARLY_RING: u64 = 256 << 10;
-/// So many frames it uses at least.
-const EARLY_FRAMES: u64 = 3;
-
 /// What is looked for by [`Slots::find`].
 #[derive(Clone, Copy, Debug)]
 pub struct Want {
@@ -128,8 +122,9 @@ impl Slots {
 
     /// A place at the beginning of the ring before its end is reached, for frames of one size and while
     /// the reader keeps up: few places that are used again and again stay in the processor's caches.
-    /// What lies behind is wasted until the reader has given the frame back, so there have to be as
-    /// many frames before it as a ring of this size is made for ([`ring::frames_of`]).
+    /// What lies behind is wasted until the reader has given the frame back, so there have to be some
+    /// before it ([`ring::frames_before_early`]); and only a reader that lets what it holds leave the
+    /// ring goes on whatever it holds.
     pub fn find_early(
         &self,
         size: u64,
@@ -137,13 +132,13 @@ impl Slots {
         want: Want,
         taken: &[Range<u64>],
     ) -> Option<Spot> {
-        if size < EARLY_RING || want.total != self.last {
+        if want.total != self.last {
             return None;
         }
         let one = want.room.checked_add(want.total)?;
         let ahead = self.ahead();
         let used = size.checked_sub(free.checked_sub(self.reserved(size))?)?;
-        let frames = ring::frames_of(size, one).max(EARLY_FRAMES);
+        let frames = ring::frames_before_early(size, one)?;
         let enough = ahead >= one.checked_mul(frames)?;
         // Then there is room for this frame and the next, and half of what was used is free.
         if !enough || used > (ahead / 2).min(ahead - 2 * one) {

@@ -8,7 +8,7 @@ use super::{Lack, Reservation, Shared, Wait, Writer};
 use crate::protocol::extension;
 use crate::protocol::layout::offset;
 use crate::protocol::ring::{self, ALIGNMENT};
-use crate::protocol::slots::{Site, Slots, Want};
+use crate::protocol::slots::{Site, Slots, Spot, Want};
 
 /// How often a thread looks that waits for its turn. Many places come free between two looks, unless
 /// they are few and large; then so much time does not matter.
@@ -203,11 +203,17 @@ impl Shared {
             align: ALIGNMENT,
             base: self.sizes.payload_start(),
         };
+        let place_of = |spot: Spot| spot.start..spot.head + total;
+        if let Some(spot) = self.find_early(&state, free, want, &taken) {
+            taken.push(place_of(spot));
+            if Slots::leaves_room(size, want.room + total, &taken) {
+                let lent = self.lend(&mut state, Site::behind(spot), len, total);
+                return lent.map_err(|_| None);
+            }
+            taken.pop();
+        }
         let find = |free| state.slots.find(size, free, want, &taken);
-        let (spot, lack) = match self
-            .find_early(&state, free, want, &taken)
-            .or_else(|| find(free))
-        {
+        let (spot, lack) = match find(free) {
             Some(spot) => (spot, None),
             None => {
                 let spot = find(size).filter(|_| free < size).ok_or(None)?;
@@ -215,7 +221,7 @@ impl Shared {
                 (spot, Some(Lack { free, wanted }))
             }
         };
-        taken.push(spot.start..spot.head + total);
+        taken.push(place_of(spot));
         // A copy brings its records along too. Asked before a wait: this is no lack that the reader
         // can end.
         if !Slots::leaves_room(size, want.room + total, &taken) {
