@@ -56,6 +56,10 @@ impl Reader {
     /// bytes that it has; so nobody who holds frames can stop the stream. It happens in
     /// [`Reader::read_frame`], before that waits. While nearly all frames are held for so long, they
     /// are copied when they are read instead, which is cheaper; also then each is copied once.
+    ///
+    /// A writer of ours that is told so uses few places of a large ring again and again while the
+    /// reader keeps up, since those are in the processor's caches (`docs/architecture.md`, "Few
+    /// places").
     pub fn set_evacuation(&self, evacuate: bool) {
         let shared = &self.shared;
         shared.evacuates.store(evacuate, Ordering::Relaxed);
