@@ -8,7 +8,7 @@ use gst::prelude::*;
 use gstreamer as gst;
 use gstzerobuffer::duplex::{DuplexServer, DuplexServerConfig};
 
-use crate::{Peer, RING, Result, SIZES, frame_size, memcpy, peer};
+use crate::{PLACES, Peer, RING, Result, SIZES, frame_size, memcpy, peer};
 
 const FRAMES: u64 = 300;
 const RATES: [u64; 3] = [30, 60, 300];
@@ -36,7 +36,7 @@ pub fn measure() -> Result {
     );
     for size in &SIZES[..2] {
         for rate in RATES {
-            let copy = memcpy(*size)?;
+            let copy = memcpy(*size, PLACES[0])?;
             let name = gstzerobuffer::testing::unique_name("bench-filter");
             let mut worker = Peer::start_with_input(&["--work", &name])?;
             let interval = 1_000_000_000 / rate;

@@ -15,8 +15,8 @@
 //! are measured in turn, several rounds, and so is the same source with a `queue` and a sink in one
 //! process, which tells what GStreamer and waking a thread take by themselves; figures are medians. So
 //! is what it takes to wake another process, by a few bytes through a pipe. Only the ratios mean
-//! something on another machine. `memcpy` copies such a frame from one place to the next of three, as many
-//! as we use of a ring of eight while the receiver keeps up.
+//! something on another machine. `memcpy` copies such a frame from one place to the next of eight, as many
+//! as the ring has, and to the next of three, as many as we use of it while the receiver keeps up.
 //!
 //! Options: `--quick` (1080p, three rounds), `--rounds N`, `--report FOLDER` (writes the tables and
 //! plots of them there; `docs/numbers` is made like this), `--growth` (what does our cost grow with?),
@@ -46,8 +46,9 @@ const KINDS: [Kind; 3] = [Kind::ZeroBuffer, Kind::Shm, Kind::Queue];
 const WORK: [&str; 3] = ["in place", "copied in", "every byte"];
 /// Frames that have room in the ring.
 const RING: u64 = 8;
-/// How many of these a sender of ours uses while the receiver keeps up.
-const PLACES: usize = 3;
+/// Places between which a plain memcpy goes: those of the ring, and those that a sender of ours uses of
+/// them while the receiver keeps up.
+const PLACES: [usize; 2] = [RING as usize, 3];
 /// A measurement that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// 60 frames/s.
@@ -281,10 +282,10 @@ fn finish(mut peers: Vec<Peer>) -> Result<Vec<Value>> {
 }
 
 /// Processor time in µs of one plain memcpy of a frame into the next of the places.
-fn memcpy(size: (u64, u64)) -> Result<f64> {
+fn memcpy(size: (u64, u64), places: usize) -> Result<f64> {
     let len = frame_size(size) as usize;
     let from = vec![1_u8; len];
-    let mut into = vec![2_u8; len * PLACES];
+    let mut into = vec![2_u8; len * places];
     let laps = (2_000_000_000 / into.len()).max(4);
     let before = Mark::now();
     for _ in 0..laps {
@@ -292,7 +293,7 @@ fn memcpy(size: (u64, u64)) -> Result<f64> {
             std::hint::black_box(place).copy_from_slice(std::hint::black_box(&from));
         }
     }
-    let copies = laps * PLACES;
+    let copies = laps * places;
     Ok((Mark::now().cpu - before.cpu) as f64 / copies as f64 / 1000.0)
 }
 
@@ -316,8 +317,8 @@ struct Row {
     medians: [[f64; KINDS.len()]; COLUMNS.len()],
     /// The medians of the [`Figures::spread`]s at 60 frames/s.
     spreads: [Vec<f64>; KINDS.len()],
-    /// Processor time of a memcpy, in µs.
-    copy: f64,
+    /// Processor time of a memcpy, in µs, by [`PLACES`].
+    copies: [f64; PLACES.len()],
 }
 
 /// All that was measured.
@@ -332,12 +333,14 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result<Comparison> {
     peer::init()?;
     let mut rows = Vec::new();
     for size in sizes {
-        let mut copies = Vec::new();
+        let mut copies = [const { Vec::new() }; PLACES.len()];
         for work in WORK {
             let mut values = [const { [const { Vec::new() }; KINDS.len()] }; COLUMNS.len()];
             let mut spreads = [const { Vec::new() }; KINDS.len()];
             for _ in 0..rounds {
-                copies.push(memcpy(*size)?);
+                for (places, copies) in PLACES.iter().zip(&mut copies) {
+                    copies.push(memcpy(*size, *places)?);
+                }
                 for paced in [false, true] {
                     for (who, kind) in KINDS.into_iter().enumerate() {
                         let figures = Job::new(kind, *size, work, paced).measure()?;
@@ -358,7 +361,7 @@ fn compare(sizes: &[(u64, u64)], rounds: usize) -> Result<Comparison> {
                 work,
                 medians: values.map(|kinds| kinds.map(|mut values| quantile(&mut values, 0.5))),
                 spreads: spreads.map(|rounds| medians(&rounds)),
-                copy: quantile(&mut copies.clone(), 0.5),
+                copies: copies.clone().map(|mut copies| quantile(&mut copies, 0.5)),
             });
         }
     }
@@ -403,16 +406,18 @@ fn tables(comparison: &Comparison) -> String {
             ratios += &format!(" {:.2} |", ours / shm);
             absolute += &format!(" {ours:.0} : {shm:.0} : {queue:.0} |");
         }
-        ratios += &format!(" {:.2} |\n", row.medians[1][0] / row.copy);
-        absolute += &format!(" {:.0} |\n", row.copy);
+        let [ring, few] = row.copies;
+        let cpu = row.medians[1][0];
+        ratios += &format!(" {:.2} | {:.2} |\n", cpu / ring, cpu / few);
+        absolute += &format!(" {ring:.0} | {few:.0} |\n");
     }
     let names: String = COLUMNS.map(|(name, ..)| format!(" {name} |")).concat();
-    let line = "|---".repeat(COLUMNS.len() + 3);
+    let line = "|---".repeat(COLUMNS.len() + 4);
     format!(
         "zerobuffer / shm (median of {rounds} rounds; frames/s: more is better, all others: less)\n\n\
-         | frame | work |{names} CPU / memcpy |\n{line}|\n{ratios}\n\
+         | frame | work |{names} CPU / memcpy | CPU / memcpy in few places |\n{line}|\n{ratios}\n\
          zerobuffer : shm : a queue in one process, here (times in µs, CPU a frame; memory in KiB)\n\n\
-         | frame | work |{names} memcpy |\n{line}|\n{absolute}{wakes}"
+         | frame | work |{names} memcpy | memcpy in few places |\n{line}|\n{absolute}{wakes}"
     )
 }
 
