@@ -74,6 +74,8 @@ impl Writer {
             let mut state = shared.state();
             let at = handoff::look(oieb.word(offset::PAYLOAD_WRITE_POS));
             state.slots = Slots::new(at);
+            // What was read of a writer before us shows no life.
+            state.looked = Looked::now(oieb.get(offset::PAYLOAD_READ_COUNT));
             state.metadata_written = oieb.get(offset::METADATA_WRITTEN_BYTES) > 0;
             if at > shared.sizes.payload {
                 let what = format!("the writer's position {at} is outside of the ring");
