@@ -416,7 +416,8 @@ fn tables(comparison: &Comparison) -> String {
     format!(
         "zerobuffer / shm (median of {rounds} rounds; frames/s: more is better, all others: less)\n\n\
          | frame | work |{names} CPU / memcpy | CPU / memcpy in few places |\n{line}|\n{ratios}\n\
-         zerobuffer : shm : a queue in one process, here (times in µs, CPU a frame; memory in KiB)\n\n\
+         zerobuffer : shm : a queue in one process, here (times in µs, CPU a frame; memory in KiB; a\n\
+         memcpy is into as many places as the ring has, eight, or into the three that are used of it while the receiver keeps up)\n\n\
          | frame | work |{names} memcpy | memcpy in few places |\n{line}|\n{absolute}{wakes}"
     )
 }
