@@ -202,13 +202,21 @@ mod tests {
         file.set_len(10).unwrap();
         drop(file);
         assert_eq!(opens.count(), 0);
-        open(&path, 100);
-        assert_eq!(opens.count(), 100);
+        // A child that another test forks has the file open until it is another program, and so the
+        // close comes late now and then, but not each time.
+        assert!((0..100).any(|_| {
+            let before = opens.count();
+            open(&path, 100);
+            let counted = opens.count() - before;
+            assert!((1..=100).contains(&counted));
+            counted == 100
+        }));
+        let before = opens.count();
         let _kept = File::open(&path).unwrap();
-        assert_eq!(opens.count(), 101);
+        assert_eq!(opens.count(), before + 1);
         // The kernel may make one event of these.
         let _both = [File::open(&path).unwrap(), File::open(&path).unwrap()];
-        assert!(opens.count() > 101);
+        assert!(opens.count() > before + 1);
         assert!(Opens::of(&folder.path().join("none")).is_err());
     }
 
@@ -220,10 +228,17 @@ mod tests {
         File::create(&other).unwrap();
         fs::hard_link(&one, &link).unwrap();
         let (of_one, of_other) = (Opens::of(&one).unwrap(), Opens::of(&other).unwrap());
-        open(&one, 2);
-        open(&other, 3);
+        // One at a time, see above.
+        let open_each = |path: &Path, times| {
+            for _ in 0..times {
+                open(path, 1);
+                of_other.count();
+            }
+        };
+        open_each(&one, 2);
+        open_each(&other, 3);
         let later = Opens::of(&link).unwrap();
-        open(&link, 4);
+        open_each(&link, 4);
         assert_eq!((of_one.count(), of_other.count(), later.count()), (6, 3, 4));
         drop(of_one);
         open(&one, 1);
