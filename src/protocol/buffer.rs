@@ -121,7 +121,7 @@ pub fn create(names: &Names, sizes: Sizes, config: &BufferConfig) -> Result<Crea
         remove(names, &file);
         return Err(err);
     }
-    let filled = fill(names, &sizes, config, file)?;
+    let filled = fill(names, &sizes, config, file, &|| true)?;
     Ok(filled.created(names, lock, lock_problem))
 }
 
@@ -162,7 +162,7 @@ pub fn replace(
         }
         return Err(err);
     }
-    let filled = fill(&next, &sizes, config, file)?;
+    let filled = fill(&next, &sizes, config, file, go_on)?;
     extension::note_answer(&filled.segment, &sizes, asked);
     let moved = move_over(old, old_sizes, &names, &next);
     if let Err(err) = moved {
@@ -315,7 +315,13 @@ fn reserve(
 
 /// Fills a file that has its room: semaphores, hello, OIEB; the word by which attachers know it
 /// last.
-fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> Result<Filled> {
+fn fill(
+    names: &Names,
+    sizes: &Sizes,
+    config: &BufferConfig,
+    file: ShmFile,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Filled> {
     let access = config.access();
     let filled = (|| {
         let total = total(sizes)?;
@@ -381,6 +387,8 @@ fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> R
         oieb.word(offset::OIEB_SIZE_AND_VERSION)
             .store(first_word(), Ordering::Release);
     }
+    // Last, since it takes a while: who comes meanwhile need not wait for it.
+    segment.gather(go_on);
     if segment.is_gone() {
         remove(names, segment.file());
         return Err(names.gone());

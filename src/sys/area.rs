@@ -12,6 +12,7 @@ use std::ptr::{self, NonNull};
 use nix::errno::Errno;
 
 use super::fault::{Gone, Guard};
+use super::{huge, page_size};
 
 /// A piece of address space, unmapped when dropped.
 #[derive(Debug)]
@@ -48,13 +49,54 @@ impl Area {
         })
     }
 
-    /// The first bytes of a shared memory object, for reading. `gone` is set when there is nothing
-    /// where somebody looks; he sees zeros.
-    pub fn shared(len: usize, fd: RawFd, gone: &Gone) -> io::Result<Self> {
-        let mut area = Self::map(len, libc::PROT_READ, libc::MAP_SHARED, fd)?;
+    /// The first bytes of a shared memory object, with these rights (`PROT_…`). `gone` is set when
+    /// there is nothing where somebody looks; he sees zeros.
+    pub fn shared(len: usize, rights: libc::c_int, fd: RawFd, gone: &Gone) -> io::Result<Self> {
+        let mut area = match huge::size() {
+            Some(size) if len >= size => Self::aligned(len, size, rights, fd)?,
+            _ => Self::map(len, rights, libc::MAP_SHARED, fd)?,
+        };
         let start = area.start.as_ptr() as usize;
-        area.guard = Some(Guard::new(start..start + len, libc::PROT_READ, gone));
+        area.guard = Some(Guard::new(start..start + len, rights, gone));
         Ok(area)
+    }
+
+    /// The same at an address that is a multiple of `alignment`, which is one of the page size.
+    fn aligned(len: usize, alignment: usize, rights: libc::c_int, fd: RawFd) -> io::Result<Self> {
+        let page = page_size();
+        let size = len.checked_next_multiple_of(page).ok_or(Errno::ENOMEM)?;
+        let more = size.checked_add(alignment).ok_or(Errno::ENOMEM)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let room = Self::map(more, libc::PROT_NONE, flags, -1)?;
+        let before = room.at(0).align_offset(alignment);
+        let (first, end) = (room.at(before), room.at(before + size));
+        let fixed = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: over pages of our own room, which nobody else knows.
+        let mapped = unsafe { libc::mmap(first.cast(), len, rights, fixed, fd, 0) };
+        let area = Self::mapped(mapped, NonZeroUsize::new(len).ok_or(Errno::EINVAL)?)?;
+        // SAFETY: our own room as well; if it fails, some addresses are not used.
+        unsafe {
+            if before > 0 {
+                libc::munmap(room.at(0).cast(), before);
+            }
+            libc::munmap(end.cast(), alignment - before);
+        }
+        std::mem::forget(room);
+        Ok(area)
+    }
+
+    /// Asks the kernel to put the small pages of a part together into large ones, which changes no
+    /// byte. What of this it can do at once it has done when this returns.
+    ///
+    /// # Errors
+    /// Not all of them could be put together: `EINVAL` before Linux 6.1, or where the administrator
+    /// forbids it; `ENOMEM`, `EAGAIN` or `EBUSY` when it may go another time.
+    pub fn gather(&self, part: &Range<usize>) -> io::Result<()> {
+        let start = self.at(part.start);
+        assert!(part.end <= self.len());
+        // SAFETY: pages of our own area. Bytes, addresses and rights stay as they are.
+        let done = unsafe { libc::madvise(start.cast(), part.len(), libc::MADV_COLLAPSE) };
+        Ok(Errno::result(done).map(drop)?)
     }
 
     /// Memory of our own, of whole pages, for what will fill all of it: all pages are there already,

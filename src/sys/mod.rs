@@ -10,6 +10,7 @@ pub mod area;
 pub mod changes;
 pub mod fault;
 pub mod host;
+pub mod huge;
 pub mod lock;
 pub mod look;
 pub mod opens;

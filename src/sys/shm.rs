@@ -11,7 +11,6 @@ use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
@@ -19,9 +18,10 @@ use nix::sys::stat::{Mode, futimens};
 use nix::sys::time::TimeSpec;
 
 use super::access::Access;
-use super::fault::{Gone, Guard};
+use super::area::Area;
+use super::fault::Gone;
 use super::host::Room;
-use super::{host, page_size};
+use super::{host, huge, page_size};
 
 /// Where Linux keeps POSIX shared memory. Only texts, permissions and changes of a name use it; the
 /// objects themselves are reached through `shm_open`.
@@ -29,6 +29,10 @@ pub const DIRECTORY: &str = "/dev/shm";
 
 /// Bytes that are reserved in one go, in a few milliseconds.
 const RESERVE_STEP: i64 = 16 << 20;
+
+/// Bytes for which large pages are asked in one go. Each call waits some milliseconds for the other
+/// processors, each large page takes half of one.
+const GATHER_STEP: usize = 32 << 20;
 
 /// The path under which a shared memory object is seen.
 pub fn path(name: &str) -> PathBuf {
@@ -194,15 +198,12 @@ impl ShmFile {
         if self.len()? < len as u64 {
             return Err(Errno::EINVAL.into());
         }
-        let map = MmapOptions::new().len(len).map_raw(&self.file)?;
         let gone = Gone::default();
-        let start = map.as_ptr() as usize;
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         Ok(Segment {
-            _guard: Guard::new(start..start + map.len(), rights, &gone),
+            map: Area::shared(len, rights, self.file.as_raw_fd(), &gone)?,
             gone,
             file: self,
-            map,
             places: Mutex::new(Vec::new()),
         })
     }
@@ -239,11 +240,9 @@ pub(super) fn is_byte_locked(file: &File, byte: i64) -> io::Result<bool> {
 /// [`Windows`](super::window::Windows), through mappings of their own.
 #[derive(Debug)]
 pub struct Segment {
-    /// Before the mapping, which goes after it.
-    _guard: Guard,
+    map: Area,
     gone: Gone,
     file: ShmFile,
-    map: MmapRaw,
     /// Ranges lent as [`Place`]s.
     places: Mutex<Vec<Range<usize>>>,
 }
@@ -272,7 +271,7 @@ impl Segment {
 
     /// The first mapped byte.
     pub fn as_ptr(&self) -> *const u8 {
-        self.map.as_ptr()
+        self.map.at(0)
     }
 
     fn contains(&self, start: usize, len: usize) -> bool {
@@ -283,7 +282,7 @@ impl Segment {
         assert!(at < self.len());
         // SAFETY: `at` is inside the mapping, which lives as long as `self`; a byte is always
         // aligned; every access of ours to bytes not lent as a slice is atomic.
-        unsafe { AtomicU8::from_ptr(self.map.as_mut_ptr().add(at)) }
+        unsafe { AtomicU8::from_ptr(self.map.at(at)) }
     }
 
     /// The 64-bit word at `at`.
@@ -294,7 +293,23 @@ impl Segment {
         assert!(at.is_multiple_of(8) && self.contains(at, 8));
         // SAFETY: inside the mapping, which is page-aligned, so a multiple of 8 is aligned; it
         // lives as long as `self`; every access of ours to this word is atomic.
-        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.map.at(at).cast()) }
+    }
+
+    /// Asks for large pages, for all of it that fills such pages, in steps of some ten milliseconds,
+    /// between which it asks whether to go on. That costs about as much as to touch each page for the
+    /// first time, which it saves. Without it all works as well.
+    pub fn gather(&self, go_on: &dyn Fn() -> bool) {
+        let Some(size) = huge::size() else { return };
+        let end = self.len() / size * size;
+        let step = GATHER_STEP.next_multiple_of(size);
+        for start in (0..end).step_by(step) {
+            let part = start..end.min(start + step);
+            // Where it fails once, for want of memory or altogether, it would the next time.
+            if !go_on() || self.map.gather(&part).is_err() {
+                return;
+            }
+        }
     }
 
     /// Copies bytes out, each loaded once. False, and nothing is copied, if they are not inside.
@@ -358,7 +373,7 @@ impl Segment {
             // valid, since address, bytes and rights are the same.
             let mapped = unsafe {
                 libc::mmap(
-                    self.map.as_mut_ptr().add(start).cast(),
+                    self.map.at(start).cast(),
                     end - start,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_PRIVATE | libc::MAP_FIXED,
@@ -415,16 +430,14 @@ impl Deref for Place {
     fn deref(&self) -> &[u8] {
         // SAFETY: `Segment::place` checked the bounds and that nothing else in this mapping is
         // lent there; the Arc keeps the mapping; the borrow of `self` rules the aliasing.
-        unsafe { slice::from_raw_parts(self.segment.map.as_ptr().add(self.start), self.len) }
+        unsafe { slice::from_raw_parts(self.segment.map.at(self.start), self.len) }
     }
 }
 
 impl DerefMut for Place {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes this the only slice of the place.
-        unsafe {
-            slice::from_raw_parts_mut(self.segment.map.as_mut_ptr().add(self.start), self.len)
-        }
+        unsafe { slice::from_raw_parts_mut(self.segment.map.at(self.start), self.len) }
     }
 }
 
@@ -500,6 +513,37 @@ mod tests {
         );
         assert!(segment.load(8_192, &mut bytes[..100]), "this page still is");
         assert!(bytes[..100].iter().all(|byte| *byte == 9));
+    }
+
+    #[test]
+    fn large_pages_change_no_byte_and_can_be_kept_in_part() {
+        let size = huge::size().unwrap_or(2 << 20);
+        let len = 3 * size - 100;
+        let name = format!("zb-unit-large-{}", std::process::id());
+        let mut file = ShmFile::create_new(&name).unwrap();
+        ShmFile::unlink(&name).unwrap();
+        file.reserve(len as u64, &|| true).unwrap();
+        let segment = Arc::new(file.map(len).unwrap());
+        let other = segment.again().unwrap();
+        for map in [&*segment, &other] {
+            assert!(map.as_ptr().addr().is_multiple_of(size));
+        }
+        let bytes: Vec<u8> = (0..len).map(|at| (at / 1000) as u8).collect();
+        assert!(other.store(0, &bytes));
+        let go_on = Cell::new(true);
+        segment.gather(&|| go_on.replace(false));
+        let mut place = segment.place(size - 5_000, 10_000).unwrap();
+        assert!(place[..] == bytes[size - 5_000..][..10_000]);
+        segment.keep_places().unwrap();
+        place[0] = 99;
+        let mut now = vec![0; len];
+        assert!(other.load(0, &mut now));
+        assert!(
+            now == bytes,
+            "what is kept is no longer shared, and the rest as it was"
+        );
+        assert!(other.store(0, &vec![7; len]));
+        assert!(place[0] == 99 && place[1..] == bytes[size - 5_000..][1..10_000]);
     }
 
     #[test]

@@ -65,7 +65,12 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 impl Mapping {
     fn new(segment: &Segment) -> io::Result<Self> {
         Ok(Mapping {
-            area: Area::shared(segment.len(), segment.file().as_raw_fd(), segment.gone())?,
+            area: Area::shared(
+                segment.len(),
+                libc::PROT_READ,
+                segment.file().as_raw_fd(),
+                segment.gone(),
+            )?,
             lent: Vec::new(),
             evacuated: Vec::new(),
         })

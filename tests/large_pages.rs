@@ -1,0 +1,157 @@
+//! Rings of large pages: that they are, where the kernel can do it, and that nothing but speed
+//! depends on it. Frames lie across the pages, are held, moved out and cut off.
+
+mod support;
+
+use std::fs;
+use std::os::fd::AsRawFd;
+
+use gstzerobuffer::{BufferConfig, Error, Reader, Wait, Writer};
+use memmap2::MmapOptions;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use support::{LONG, Name, Running, again, listen, pattern, role, say};
+
+/// Three to a ring, and each with a border of large pages in it.
+const FRAME: usize = 3_110_400;
+/// Large pages of today's machines; larger ones take a larger ring.
+const LARGE: usize = 2 << 20;
+
+fn config() -> BufferConfig {
+    BufferConfig::new(1024, 3 * (FRAME as u64 + 64))
+}
+
+/// Bytes that this process has mapped by large pages, of files with this in their name.
+fn mapped_large(name: &str) -> usize {
+    let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut is_it = false;
+    let mut kib = 0;
+    for line in maps.lines() {
+        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if !first.ends_with(':') {
+            is_it = rest.contains(name);
+        } else if is_it && first == "ShmemPmdMapped:" {
+            kib += rest
+                .trim()
+                .trim_end_matches(" kB")
+                .parse::<usize>()
+                .unwrap();
+        }
+    }
+    kib << 10
+}
+
+/// Whether the kernel can do it, asked of memory of our own.
+fn kernel_can() -> bool {
+    let file = fs::File::from(memfd_create("zb-large", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.set_len(LARGE as u64).unwrap();
+    // Where it lands nobody can say, so there is room for it at an address that is right.
+    let room = MmapOptions::new().len(2 * LARGE).map_anon().unwrap();
+    let right = (room.as_ptr() as usize).next_multiple_of(LARGE);
+    // SAFETY: over our own room, which nobody looks at; it is unmapped with that.
+    unsafe {
+        let (shared, rights) = (libc::MAP_SHARED | libc::MAP_FIXED, libc::PROT_WRITE);
+        let start = libc::mmap(right as *mut _, LARGE, rights, shared, file.as_raw_fd(), 0);
+        assert_ne!(start, libc::MAP_FAILED);
+        start.cast::<u8>().write(1);
+        libc::madvise(start, LARGE, libc::MADV_COLLAPSE) == 0
+    }
+}
+
+/// In a child: a reader of this name that holds three frames, and moves them out or not when there
+/// are more. Says how much of it is large pages.
+fn hold(name: &str, evacuates: bool) {
+    let reader = Reader::create(name, &config()).unwrap();
+    reader.set_evacuation(evacuates);
+    say("made");
+    let frames: Vec<_> = (0..3).map(|_| reader.read_frame(LONG).unwrap()).collect();
+    for (frame, seed) in frames.iter().zip(0..) {
+        assert!(frame[..] == pattern(FRAME, seed)[..], "{seed}");
+    }
+    say(&mapped_large(name).to_string());
+    if evacuates {
+        // For each of these one that is held has to go.
+        for seed in 3..9 {
+            let frame = reader.read_frame(LONG).unwrap();
+            assert!(frame[..] == pattern(FRAME, seed)[..], "{seed}");
+        }
+        for (frame, seed) in frames.iter().zip(0..) {
+            assert!(frame[..] == pattern(FRAME, seed)[..], "{seed}");
+        }
+        assert!(reader.frames_copied() >= 3);
+        return;
+    }
+    let cut: usize = listen().parse().unwrap();
+    for (at, (frame, seed)) in frames.iter().zip(0..).enumerate() {
+        let was = pattern(FRAME, seed);
+        let same = frame.iter().zip(&was).take_while(|(a, b)| a == b).count();
+        assert!(frame[same..].iter().all(|byte| *byte == 0), "{at} {same}");
+        assert_eq!(same == FRAME, at < cut / FRAME, "{at} {same}");
+    }
+    let gone = reader.read_frame(Wait::no());
+    assert!(matches!(gone, Err(Error::Corrupt { .. })), "{gone:?}");
+}
+
+/// A reader as that, with its writer here.
+fn with_reader(test: &str, evacuates: bool, off: bool) {
+    let name = Name::new("large-pages");
+    let mut command = again(test, &format!("{evacuates} {}", &*name));
+    if off {
+        command.env("ZEROBUFFER_HUGE_PAGES", "0");
+    }
+    let mut child = Running::start(&mut command);
+    assert_eq!(child.hear(), "made");
+    let writer = Writer::attach(&name).unwrap();
+    for seed in 0..3 {
+        writer.write_frame(&pattern(FRAME, seed)).unwrap();
+    }
+    let (here, there) = (mapped_large(&name), child.hear().parse::<usize>().unwrap());
+    if off {
+        assert_eq!((here, there), (0, 0));
+    } else if kernel_can() {
+        // More than the one that begins with the header, also through the mapping that the reader lends
+        // from. Not all of them: the last is not filled by the ring, and when memory is short it is fewer.
+        assert!(here > LARGE && there > LARGE, "{here} {there}");
+    }
+    if evacuates {
+        for seed in 3..9 {
+            writer
+                .write_frame_wait(&pattern(FRAME, seed), LONG)
+                .unwrap();
+        }
+    } else {
+        // In the middle of the second frame, and of a large page.
+        let cut = FRAME + FRAME / 2;
+        name.raw().file().set_len(cut as u64).unwrap();
+        child.tell(&cut.to_string());
+    }
+    child.wait().expect_success();
+}
+
+#[test]
+fn what_is_held_in_large_pages_is_moved_out() {
+    const TEST: &str = "what_is_held_in_large_pages_is_moved_out";
+    if let Some((evacuates, name)) = role().as_deref().and_then(|role| role.split_once(' ')) {
+        return hold(name, evacuates == "true");
+    }
+    with_reader(TEST, true, false);
+}
+
+#[test]
+fn what_is_cut_off_of_large_pages_reads_as_zeros() {
+    const TEST: &str = "what_is_cut_off_of_large_pages_reads_as_zeros";
+    if let Some((evacuates, name)) = role().as_deref().and_then(|role| role.split_once(' ')) {
+        return hold(name, evacuates == "true");
+    }
+    with_reader(TEST, false, false);
+}
+
+#[test]
+fn without_them_it_is_all_the_same() {
+    const TEST: &str = "without_them_it_is_all_the_same";
+    if let Some((evacuates, name)) = role().as_deref().and_then(|role| role.split_once(' ')) {
+        return hold(name, evacuates == "true");
+    }
+    for evacuates in [false, true] {
+        with_reader(TEST, evacuates, true);
+    }
+}
