@@ -13,7 +13,7 @@ use super::imp::{CAT, MORE_FRAMES, SLICE, ZeroBufferFilter, lock};
 use super::under_way::{Due, Failure};
 use crate::element;
 use crate::protocol::{BufferConfig, Error, Wait, ring_size};
-use crate::sending::{Sends, Stop};
+use crate::sending::{Connecting, Proposing, Sends, Stop, Telling};
 use crate::stream_info;
 
 /// At least, and for what is no raw video.

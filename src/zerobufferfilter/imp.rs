@@ -40,7 +40,7 @@ use crate::element::{self, Connection, Counters};
 use crate::frame_prefix::FramePrefix;
 use crate::protocol::duplex::{buffer_names, new_connection};
 use crate::protocol::{Error, check_name};
-use crate::sending::{Policy, Sending, Sends, State};
+use crate::sending::{Connecting, Policy, Sending, Sends, State};
 use crate::timing::Timeline;
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {

@@ -12,7 +12,7 @@ use super::imp::{CAT, SLICE, ZeroBufferFilter};
 use super::under_way::{Failure, Item, Match, Name};
 use crate::element::Counters;
 use crate::protocol::{Error, Wait};
-use crate::sending::Sends;
+use crate::sending::Connecting;
 
 /// What goes out.
 impl ZeroBufferFilter {

@@ -52,7 +52,7 @@ use crate::peers::{self, Peers, Reason, Seen};
 use crate::protocol::{Error, Writer};
 use crate::qos::{LeftOut, Qos};
 use crate::requests;
-use crate::sending::{Policy, Sending, Sends, State, Stop};
+use crate::sending::{Connecting, Policy, Proposing, Sending, Sends, State, Stop, Telling};
 use crate::stream_info;
 use crate::timing::Timeline;
 use crate::uri;
