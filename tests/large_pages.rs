@@ -3,21 +3,29 @@
 
 mod support;
 
+use std::env;
 use std::fs;
 use std::os::fd::AsRawFd;
 
+use gstzerobuffer::testing::unique_name;
 use gstzerobuffer::{BufferConfig, Error, Reader, Wait, Writer};
 use memmap2::MmapOptions;
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{SysconfVar, sysconf};
 use support::{LONG, Name, Running, again, listen, pattern, role, say};
 
 /// Three to a ring, and each with a border of large pages in it.
 const FRAME: usize = 3_110_400;
 /// Large pages of today's machines; larger ones take a larger ring.
 const LARGE: usize = 2 << 20;
+/// Set to `0`, nobody asks for them.
+const SWITCH: &str = "ZEROBUFFER_HUGE_PAGES";
+
+/// Of the three frames, each with its prefix.
+const PAYLOAD: u64 = 3 * (FRAME as u64 + 64);
 
 fn config() -> BufferConfig {
-    BufferConfig::new(1024, 3 * (FRAME as u64 + 64))
+    BufferConfig::new(1024, PAYLOAD)
 }
 
 /// Bytes that this process has mapped by large pages, of files with this in their name.
@@ -40,9 +48,14 @@ fn mapped_large(name: &str) -> usize {
     kib << 10
 }
 
-/// Whether the kernel can do it, asked of memory of our own.
-fn kernel_can() -> bool {
-    let file = fs::File::from(memfd_create("zb-large", MFdFlags::MFD_CLOEXEC).unwrap());
+/// Whether the kernel can do it, or does it without being asked, tried with memory of our own.
+fn kernel_does(asked: bool) -> bool {
+    let name = unique_name("large-try");
+    let path = format!("/dev/shm/{name}");
+    let mut options = fs::File::options();
+    options.read(true).write(true).create_new(true);
+    let file = options.open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
     file.set_len(LARGE as u64).unwrap();
     // Where it lands nobody can say, so there is room for it at an address that is right.
     let room = MmapOptions::new().len(2 * LARGE).map_anon().unwrap();
@@ -53,8 +66,11 @@ fn kernel_can() -> bool {
         let start = libc::mmap(right as *mut _, LARGE, rights, shared, file.as_raw_fd(), 0);
         assert_ne!(start, libc::MAP_FAILED);
         start.cast::<u8>().write(1);
-        libc::madvise(start, LARGE, libc::MADV_COLLAPSE) == 0
+        if asked {
+            libc::madvise(start, LARGE, libc::MADV_COLLAPSE);
+        }
     }
+    mapped_large(&name) > 0
 }
 
 /// In a child: a reader of this name that holds three frames, and moves them out or not when there
@@ -95,8 +111,10 @@ fn hold(name: &str, evacuates: bool) {
 fn with_reader(test: &str, evacuates: bool, off: bool) {
     let name = Name::new("large-pages");
     let mut command = again(test, &format!("{evacuates} {}", &*name));
+    // It may be set for all tests.
+    let off = off || env::var_os(SWITCH).is_some_and(|value| value == "0");
     if off {
-        command.env("ZEROBUFFER_HUGE_PAGES", "0");
+        command.env(SWITCH, "0");
     }
     let mut child = Running::start(&mut command);
     assert_eq!(child.hear(), "made");
@@ -106,8 +124,8 @@ fn with_reader(test: &str, evacuates: bool, off: bool) {
     }
     let (here, there) = (mapped_large(&name), child.hear().parse::<usize>().unwrap());
     if off {
-        assert_eq!((here, there), (0, 0));
-    } else if kernel_can() {
+        assert!((here, there) == (0, 0) || kernel_does(false));
+    } else if kernel_does(true) {
         // More than the one that begins with the header, also through the mapping that the reader lends
         // from. Not all of them: the last is not filled by the ring, and when memory is short it is fewer.
         assert!(here > LARGE && there > LARGE, "{here} {there}");
@@ -154,4 +172,34 @@ fn without_them_it_is_all_the_same() {
     for evacuates in [false, true] {
         with_reader(TEST, evacuates, true);
     }
+}
+
+/// Addresses that this process has mapped, in bytes.
+fn addresses() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    let page = sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap();
+    pages * page.unsigned_abs()
+}
+
+#[test]
+fn without_addresses_to_choose_from_a_ring_is_of_small_ones() {
+    const TEST: &str = "without_addresses_to_choose_from_a_ring_is_of_small_ones";
+    if let Some(name) = role() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+        // For the ring, and for less than a large page.
+        let most = addresses() + PAYLOAD + 3 * LARGE as u64 / 4;
+        setrlimit(Resource::RLIMIT_AS, most, hard).unwrap();
+        let reader = Reader::create(&name, &config()).unwrap();
+        setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
+        say("made");
+        assert!(reader.read_frame(LONG).unwrap()[..] == pattern(FRAME, 0)[..]);
+        return;
+    }
+    let name = Name::new("large-addresses");
+    let mut child = Running::start(&mut again(TEST, &name));
+    assert_eq!(child.hear(), "made");
+    let writer = Writer::attach(&name).unwrap();
+    writer.write_frame(&pattern(FRAME, 0)).unwrap();
+    child.wait().expect_success();
 }

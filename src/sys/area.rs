@@ -52,8 +52,10 @@ impl Area {
     /// The first bytes of a shared memory object, with these rights (`PROT_…`). `gone` is set when
     /// there is nothing where somebody looks; he sees zeros.
     pub fn shared(len: usize, rights: libc::c_int, fd: RawFd, gone: &Gone) -> io::Result<Self> {
-        let mut area = match huge::size() {
-            Some(size) if len >= size => Self::aligned(len, size, rights, fd)?,
+        let large = huge::size().filter(|size| len >= *size);
+        // For a moment that takes more addresses, and one mapping more, than there may be left.
+        let mut area = match large.map(|size| Self::aligned(len, size, rights, fd)) {
+            Some(Ok(area)) => area,
             _ => Self::map(len, rights, libc::MAP_SHARED, fd)?,
         };
         let start = area.start.as_ptr() as usize;
