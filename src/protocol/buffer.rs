@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use self::claim::{claim, own, reader_pid};
 use super::error::{Error, Result};
@@ -37,6 +38,9 @@ const TO_MAKE: &str = "this user may make no files there: run as one who may, or
 const TO_REMOVE: &str = "remove it as that user";
 /// How often creation and attaching start over when objects change under them.
 const TRIES: usize = 100;
+/// Nobody can interrupt the making of a buffer, so it asks for large pages no longer than this: enough
+/// for 2 GiB, and for a tenth of that where each takes longest. What is left has small ones.
+const MOST_GATHERING: Duration = Duration::from_secs(1);
 
 /// The objects of a buffer that this process made. Dropping removes them.
 #[derive(Debug)]
@@ -121,7 +125,10 @@ pub fn create(names: &Names, sizes: Sizes, config: &BufferConfig) -> Result<Crea
         remove(names, &file);
         return Err(err);
     }
-    let filled = fill(names, &sizes, config, file, &|| true)?;
+    let filled = fill(names, &sizes, config, file)?;
+    // It takes a while, so after it was published: who comes meanwhile need not wait for it.
+    let began = Instant::now();
+    filled.segment.gather(&|| began.elapsed() < MOST_GATHERING);
     Ok(filled.created(names, lock, lock_problem))
 }
 
@@ -162,13 +169,15 @@ pub fn replace(
         }
         return Err(err);
     }
-    let filled = fill(&next, &sizes, config, file, go_on)?;
+    let filled = fill(&next, &sizes, config, file)?;
     extension::note_answer(&filled.segment, &sizes, asked);
     let moved = move_over(old, old_sizes, &names, &next);
     if let Err(err) = moved {
         unlink_all(&next);
         return Err(names.os("giving the new buffer its name", err));
     }
+    // Not before that, as in `create`. Who interrupts this gets the new buffer all the same.
+    filled.segment.gather(go_on);
     Ok(filled.created(&names, old.lock.take(), None))
 }
 
@@ -315,13 +324,7 @@ fn reserve(
 
 /// Fills a file that has its room: semaphores, hello, OIEB; the word by which attachers know it
 /// last.
-fn fill(
-    names: &Names,
-    sizes: &Sizes,
-    config: &BufferConfig,
-    file: ShmFile,
-    go_on: &dyn Fn() -> bool,
-) -> Result<Filled> {
+fn fill(names: &Names, sizes: &Sizes, config: &BufferConfig, file: ShmFile) -> Result<Filled> {
     let access = config.access();
     let filled = (|| {
         let total = total(sizes)?;
@@ -387,8 +390,6 @@ fn fill(
         oieb.word(offset::OIEB_SIZE_AND_VERSION)
             .store(first_word(), Ordering::Release);
     }
-    // Last, since it takes a while: who comes meanwhile need not wait for it.
-    segment.gather(go_on);
     if segment.is_gone() {
         remove(names, segment.file());
         return Err(names.gone());

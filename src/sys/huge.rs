@@ -3,9 +3,9 @@
 //! A frame of video lies in some hundred to some thousand pages of 4 KiB, each with an entry of its
 //! own in the tables of every process that maps it. With pages of 2 MiB the same memory is faster to
 //! reach. Linux gives such pages to shared memory by itself only where an administrator has said so
-//! (`shmem_enabled`, which is `never` by default), but since 6.1 it puts small ones that are there
-//! together into a large one for who asks (`MADV_COLLAPSE`). It remains memory of the same file, for
-//! all processes, and takes no more room in `/dev/shm`.
+//! (`huge=` of the mount, or `shmem_enabled`; both are `never` by default), but since 6.1 it puts small
+//! ones that are there together into a large one for who asks (`MADV_COLLAPSE`). It remains memory of
+//! the same file, for all processes, and takes no more room in `/dev/shm`.
 
 use std::sync::OnceLock;
 use std::{env, fs};

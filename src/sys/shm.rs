@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, posix_fallocate};
@@ -30,9 +31,13 @@ pub const DIRECTORY: &str = "/dev/shm";
 /// Bytes that are reserved in one go, in a few milliseconds.
 const RESERVE_STEP: i64 = 16 << 20;
 
-/// Bytes for which large pages are asked in one go. Each call waits some milliseconds for the other
-/// processors, each large page takes half of one.
-const GATHER_STEP: usize = 32 << 20;
+/// Bytes for which large pages are asked in the first go, and the most in any. Each call waits some
+/// milliseconds for the other processors, each large page takes half of one, but ten times as long
+/// where a virtual machine must first get the memory from its host.
+const GATHER_STEPS: (usize, usize) = (8 << 20, 32 << 20);
+
+/// A step that took less is followed by a larger one, and one that took twice as long by a smaller.
+const GATHER_TIME: Duration = Duration::from_millis(10);
 
 /// The path under which a shared memory object is seen.
 pub fn path(name: &str) -> PathBuf {
@@ -302,12 +307,25 @@ impl Segment {
     pub fn gather(&self, go_on: &dyn Fn() -> bool) {
         let Some(size) = huge::size() else { return };
         let end = self.len() / size * size;
-        let step = GATHER_STEP.next_multiple_of(size);
-        for start in (0..end).step_by(step) {
+        let (first, most) = GATHER_STEPS;
+        let (mut step, most) = (first.max(size), most.max(size));
+        let mut start = 0;
+        while start < end && go_on() {
             let part = start..end.min(start + step);
-            // Where it fails once, for want of memory or altogether, it would the next time.
-            if !go_on() || self.map.gather(&part).is_err() {
+            let began = Instant::now();
+            if let Err(err) = self.map.gather(&part)
+                // Only of a page or two: somebody had a hand on them. The rest may still go.
+                && err.raw_os_error() != Some(libc::EAGAIN)
+            {
+                // Where there is no memory for one, or it fails altogether, so will the next.
                 return;
+            }
+            start = part.end;
+            let took = began.elapsed();
+            if took < GATHER_TIME {
+                step = most.min(2 * step);
+            } else if took > 2 * GATHER_TIME {
+                step = size.max(step / 2);
             }
         }
     }
@@ -526,7 +544,7 @@ mod tests {
         let segment = Arc::new(file.map(len).unwrap());
         let other = segment.again().unwrap();
         for map in [&*segment, &other] {
-            assert!(map.as_ptr().addr().is_multiple_of(size));
+            assert!(huge::size().is_none() || map.as_ptr().addr().is_multiple_of(size));
         }
         let bytes: Vec<u8> = (0..len).map(|at| (at / 1000) as u8).collect();
         assert!(other.store(0, &bytes));
@@ -544,6 +562,47 @@ mod tests {
         );
         assert!(other.store(0, &vec![7; len]));
         assert!(place[0] == 99 && place[1..] == bytes[size - 5_000..][1..10_000]);
+    }
+
+    /// Bytes of large pages through which the object of this name is mapped here.
+    fn mapped_large(name: &str) -> usize {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let of_it = (maps.lines())
+            .skip_while(|line| !line.contains(name))
+            .find_map(|line| line.strip_prefix("ShmemPmdMapped:"));
+        let kib = of_it.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<usize>().unwrap() << 10
+    }
+
+    #[test]
+    fn a_page_that_somebody_holds_keeps_no_other_from_being_gathered() {
+        let size = huge::size().unwrap_or(2 << 20);
+        // More than the first step.
+        let pages = GATHER_STEPS.0.div_ceil(size) + 3;
+        let gathered = |tag: &str, holds: bool| {
+            let name = format!("zb-unit-{tag}-{}", std::process::id());
+            let mut file = ShmFile::create_new(&name).unwrap();
+            ShmFile::unlink(&name).unwrap();
+            file.reserve((pages * size) as u64, &|| true).unwrap();
+            let segment = file.map(pages * size).unwrap();
+            let pipe = io::pipe().unwrap();
+            if holds {
+                assert!(segment.store(0, b"held"));
+                let held = libc::iovec {
+                    iov_base: segment.map.at(0).cast(),
+                    iov_len: 4,
+                };
+                // SAFETY: bytes of our own mapping, which lives longer than the pipe.
+                let sent = unsafe { libc::vmsplice(pipe.1.as_raw_fd(), &held, 1, 0) };
+                assert_eq!(sent, 4);
+            }
+            segment.gather(&|| true);
+            mapped_large(&name)
+        };
+        let (all, but_one) = (gathered("not-held", false), gathered("held", true));
+        let first = GATHER_STEPS.0.max(size);
+        // Not so many where the kernel cannot do it, or has no memory for it.
+        assert!(all <= first || but_one > first - size, "{all} {but_one}");
     }
 
     #[test]
