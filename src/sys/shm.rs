@@ -34,7 +34,7 @@ const RESERVE_STEP: i64 = 16 << 20;
 /// Bytes for which large pages are asked in the first go, and the most in any. Each call waits some
 /// milliseconds for the other processors, each large page takes half of one, but ten times as long
 /// where a virtual machine must first get the memory from its host.
-const GATHER_STEPS: (usize, usize) = (8 << 20, 32 << 20);
+const GATHER_STEPS: (usize, usize) = (8 << 20, 16 << 20);
 
 /// A step that took less is followed by a larger one, and one that took twice as long by a smaller.
 const GATHER_TIME: Duration = Duration::from_millis(10);
