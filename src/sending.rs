@@ -147,6 +147,14 @@ pub trait Sends: ElementImpl {
         None
     }
 
+    /// Whether this buffer's reader will do.
+    ///
+    /// # Errors
+    /// Why it is none for us; its next buffer is waited for.
+    fn suits(&self, _writer: &Writer) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The request that this buffer answers, if it answers one: its number and its connection.
     fn request(&self, _buffer: &gst::BufferRef) -> Option<(u64, u64)> {
         None

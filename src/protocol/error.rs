@@ -89,6 +89,16 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The reader is of another implementation and has had frames of a writer before: it would take the
+    /// first one of the next for an error.
+    #[error(
+        "the reader of buffer '{name}' is still with the writer before, and takes no second one: it \
+         has to make the buffer anew"
+    )]
+    ReaderTaken {
+        /// The name.
+        name: String,
+    },
     /// No room for the frame within the time allowed.
     #[error(
         "buffer '{name}' stayed full for {waited:?}: {needed} bytes are needed, {free} of \
@@ -375,6 +385,7 @@ impl Error {
             Error::BufferNotFound { .. }
                 | Error::ReaderClosed { .. }
                 | Error::ReaderReplaced { .. }
+                | Error::ReaderTaken { .. }
                 | Error::ReaderDead { .. }
         )
     }

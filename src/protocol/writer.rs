@@ -76,6 +76,8 @@ struct State {
     slots: Slots,
     sequence: u64,
     metadata_written: bool,
+    /// A writer before us has written frames.
+    follows: bool,
     /// Who holds a place that is neither committed nor dropped.
     reserved: Option<ThreadId>,
     /// Threads that wait for that.

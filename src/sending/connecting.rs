@@ -31,11 +31,15 @@ pub trait Connecting: Sends {
         };
         let caps = caps.as_deref();
         if let Some(writer) = writer {
-            if self.announce(&writer, caps)? {
-                self.announced();
-                return Ok(Some(writer));
+            match self.announce(&writer, caps) {
+                Ok(true) => {
+                    self.announced();
+                    return Ok(Some(writer));
+                }
+                Ok(false) => self.disconnect("it has the metadata of another stream"),
+                Err(err @ Error::ReaderTaken { .. }) => self.disconnect(&err.to_string()),
+                Err(err) => return Err(err.into()),
             }
-            self.disconnect("it has the metadata of another stream");
         }
         let name = self.buffer_name();
         let waiting = if policy.wait_for_connection {
@@ -112,6 +116,7 @@ pub trait Connecting: Sends {
     /// Writes the caps as metadata. False if the buffer has other metadata already, from a writer
     /// before us: then only the reader's next buffer will do.
     fn announce(&self, writer: &Writer, caps: Option<&gst::CapsRef>) -> Result<bool, Error> {
+        self.suits(writer)?;
         let Some(caps) = caps else { return Ok(true) };
         let prefix = self.policy().frame_prefix;
         if let Some(there) = writer.metadata() {

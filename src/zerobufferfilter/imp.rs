@@ -39,7 +39,7 @@ use super::under_way::Due;
 use crate::element::{self, Connection, Counters};
 use crate::frame_prefix::FramePrefix;
 use crate::protocol::duplex::{buffer_names, new_connection};
-use crate::protocol::{Error, check_name};
+use crate::protocol::{Error, Writer, check_name};
 use crate::sending::{Connecting, Policy, Sending, Sends, State};
 use crate::timing::Timeline;
 
@@ -441,6 +441,12 @@ impl Sends for ZeroBufferFilter {
 
     fn connection(&self) -> Option<u64> {
         Some(self.flow().worker.connection)
+    }
+
+    /// The published servers fail with each request of a second client, and learn that the first one
+    /// has gone only while there is no other.
+    fn suits(&self, writer: &Writer) -> Result<(), Error> {
+        writer.check_first()
     }
 
     fn settle(&self) -> Result<(), Error> {

@@ -117,7 +117,9 @@ impl DuplexClient {
 
     /// Attaches to the server, and waits for one if there is none (yet). Does nothing while it is
     /// connected to one that is there and in step. When it left another server before, answers of
-    /// that one are thrown away, and requests are numbered from 1 again.
+    /// that one are thrown away, and requests are numbered from 1 again. A server of another
+    /// implementation that has had requests of another connection is waited for until it has a new
+    /// buffer.
     ///
     /// # Errors
     /// As [`Writer::attach_wait`] for the buffer of the requests and [`Reader::create`] for that of
@@ -364,10 +366,13 @@ impl Shared {
         }
         let reader = self.unused_reader(server_left)?;
         // One who left other metadata there will have its buffer replaced by the server.
-        let suits = |writer: &Writer| match metadata {
-            _ if !writer.is_metadata_written() => Ok(true),
-            None => Ok(false),
-            Some(wanted) => Ok(writer.metadata().as_deref() == Some(wanted)),
+        let suits = |writer: &Writer| {
+            writer.check_first()?;
+            match metadata {
+                _ if !writer.is_metadata_written() => Ok(true),
+                None => Ok(false),
+                Some(wanted) => Ok(writer.metadata().as_deref() == Some(wanted)),
+            }
         };
         let writer = Writer::attach_wait_if(&self.buffers[0], wait, suits)?;
         if let Some(metadata) = metadata

@@ -49,6 +49,7 @@ impl Writer {
                     slots: Slots::default(),
                     sequence: FIRST_SEQUENCE,
                     metadata_written: false,
+                    follows: false,
                     reserved: None,
                     waiting: 0,
                     sleeping: 0,
@@ -77,6 +78,7 @@ impl Writer {
             // What was read of a writer before us shows no life.
             state.looked = Looked::now(oieb.get(offset::PAYLOAD_READ_COUNT));
             state.metadata_written = oieb.get(offset::METADATA_WRITTEN_BYTES) > 0;
+            state.follows = oieb.get(offset::PAYLOAD_WRITTEN_COUNT) > 0;
             if at > shared.sizes.payload {
                 let what = format!("the writer's position {at} is outside of the ring");
                 drop(state);
@@ -84,6 +86,19 @@ impl Writer {
             }
         }
         Ok(writer)
+    }
+
+    /// Whether the reader can go on with us: one of another implementation cannot when a writer before
+    /// us has written frames, since ours are numbered from 1 again.
+    ///
+    /// # Errors
+    /// [`Error::ReaderTaken`] when it cannot.
+    pub fn check_first(&self) -> Result<()> {
+        if self.shared.state().follows && !self.carries_records() {
+            let name = self.name().into();
+            return Err(Error::ReaderTaken { name });
+        }
+        Ok(())
     }
 
     /// The process id of the reader of buffer `name`, if there is one and it is alive; in its own pid
@@ -107,7 +122,8 @@ impl Writer {
     }
 
     /// Attaches as soon as there is a reader whose buffer `suits` takes; one that it does not take
-    /// is left again, and the reader's next one is waited for.
+    /// is left again, and the reader's next one is waited for, as it is when `suits` says why there is
+    /// no reader.
     ///
     /// # Errors
     /// As [`Writer::attach_wait`], and those of `suits`.
