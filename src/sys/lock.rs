@@ -44,8 +44,8 @@ pub struct LockFile {
 const TRIES: usize = 100;
 /// How often, and how far apart, a lock that somebody has is tried again before it is held: who
 /// only looks whether it is held ([`LockFile::is_held`], others that sweep the folder) has it for
-/// a moment too.
-const HELD_TRIES: usize = 10;
+/// a moment too, and for some time slices of others if it loses its processor then.
+const HELD_TRIES: usize = 40;
 const HELD_INTERVAL: Duration = Duration::from_millis(1);
 
 impl LockFile {
