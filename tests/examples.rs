@@ -203,7 +203,7 @@ fn a_pipeline_goes_through_a_worker_into_a_file_that_shows_what_it_drew() {
         let files = folder.path().join("%d.png");
         let worker = Running::start(command.arg(&*name));
         // The next pipeline comes before the worker has noticed that the first one has gone.
-        for _ in 0..2 {
+        for _ in 0..4 {
             let pipeline = Pipeline::play(&format!(
                 "{source} ! zerobufferfilter name=f timeout=0 channel-name={} \
                  ! videoconvert ! pngenc ! multifilesink location={}",

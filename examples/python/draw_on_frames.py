@@ -48,6 +48,7 @@ def main(channel):
             server.start(draw, look)
             while server.is_running:
                 time.sleep(0.05)
+            server.stop()  # waits until it has: it says so before its thread is done
     except KeyboardInterrupt:
         server.stop()
 

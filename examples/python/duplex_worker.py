@@ -36,7 +36,7 @@ def main(channel, request_bytes=64 << 20):
             server.start(work)
             while server.is_running:
                 time.sleep(0.05)
-            time.sleep(0.05)
+            server.stop()  # waits until it has: it says so before its thread is done
     except KeyboardInterrupt:
         server.stop()
 
