@@ -7,11 +7,16 @@ mod support;
 #[path = "support/gst.rs"]
 mod support_gst;
 
+use std::thread;
+use std::time::Duration;
+
 use gst::prelude::*;
 use gstreamer as gst;
+use gstzerobuffer::Writer;
 use gstzerobuffer::duplex::{DuplexServer, DuplexServerConfig};
 use hand::Hand;
-use support::{Name, pattern};
+use support::v1::V1Reader;
+use support::{LONG, Name, pattern};
 use support_gst::Pipeline;
 
 /// Frames of 256 bytes.
@@ -276,4 +281,33 @@ fn two_filters_in_a_pipeline_have_a_worker_each() {
     for worker in workers {
         worker.end();
     }
+}
+
+#[test]
+fn a_published_reader_that_gives_back_first_is_waited_for() {
+    let name = Name::new("filter-gives-back");
+    let (request, response) = (name.end("request"), name.end("response"));
+    let mut reader = V1Reader::create(&request, 1024, 64 << 10);
+    let _lock = reader.lock();
+    let asking = asking(&name, "timeout=0");
+    let frames = 6;
+    send(&asking, 0..frames);
+    let mut writer = None;
+    for i in 0..frames {
+        let taken = loop {
+            match reader.read() {
+                Some(bytes) => break bytes,
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        assert!(taken == pattern(LEN, i), "request {i}");
+        // Its work; once it takes longer than anybody would have thought.
+        thread::sleep(Duration::from_millis(if i == 4 { 1500 } else { 30 }));
+        let writer = writer.get_or_insert_with(|| Writer::attach_wait(&response, LONG).unwrap());
+        let inverted: Vec<u8> = taken.iter().map(|byte| !byte).collect();
+        writer.write_frame(&inverted).unwrap();
+        assert!(next(&asking) == (i, inverted), "answer {i}");
+    }
+    assert_eq!(asking.stat("f", "skipped") + asking.stat("f", "late"), 0);
+    assert_eq!(asking.stat("f", "doubled"), 0);
 }

@@ -1,6 +1,6 @@
 //! What the two threads of the filter share: what is under way, and what is known of the worker.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 
@@ -8,6 +8,12 @@ use super::answers::Answer;
 use super::under_way::UnderWay;
 use crate::protocol::Writer;
 use crate::protocol::duplex::new_connection;
+
+/// How many answers of a worker are watched closely.
+const FIRST_ANSWERS: u32 = 16;
+/// A worker answers and gives back at one go, in whichever order, if in between was never seen. Then
+/// so long between the two says that there will be no answer.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A frame that came in.
 #[derive(Clone, Debug)]
@@ -45,6 +51,12 @@ pub struct Worker {
     pub tells_connection: bool,
     /// It does not name them, but keeps a request until it has answered it: it was seen to.
     pub holds: bool,
+    /// It was seen to give a request back, and to answer it after that.
+    pub gives_back_first: bool,
+    /// Since when the request that is due is seen to be given back, with no answer there.
+    pub unanswered: Option<Instant>,
+    /// How many answers named no request.
+    pub unnamed: u32,
     /// It keeps the last request until it gets another one.
     pub keeps_last: bool,
     /// An answer did not come in time, or was not waited for: nothing is sent until the worker has
@@ -58,6 +70,27 @@ pub struct Worker {
     pub ended: bool,
 }
 
+impl Worker {
+    /// Whether it still has to be found out in which order it answers and gives back, for which one
+    /// has to look now and then while it is at work.
+    pub fn is_new(&self) -> bool {
+        self.named != Some(true) && !self.holds && self.unnamed < FIRST_ANSWERS
+    }
+
+    /// Whether it has skipped a request that it has given back by now, without an answer that could be
+    /// read after that.
+    pub fn has_skipped(&mut self, writer: Option<&Writer>) -> bool {
+        let since = self.unanswered.get_or_insert_with(Instant::now).elapsed();
+        // Without an answer of its there is nothing to go by.
+        if self.named != Some(false) {
+            return false;
+        }
+        // Not one of ours: an application may well leave out the record.
+        let is_v1 = writer.is_some_and(|writer| !writer.carries_records());
+        self.holds || (is_v1 && !self.gives_back_first && since >= AT_ONCE)
+    }
+}
+
 impl Default for Worker {
     fn default() -> Self {
         Worker {
@@ -65,6 +98,9 @@ impl Default for Worker {
             named: None,
             tells_connection: false,
             holds: false,
+            gives_back_first: false,
+            unanswered: None,
+            unnamed: 0,
             keeps_last: false,
             behind: None,
             keeps: 0,

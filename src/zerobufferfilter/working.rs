@@ -14,6 +14,9 @@ use crate::element::Counters;
 use crate::protocol::{Error, Wait};
 use crate::sending::Connecting;
 
+/// How soon a new worker is looked at.
+const LEAST_SLICE: Duration = Duration::from_millis(1);
+
 /// What goes out.
 impl ZeroBufferFilter {
     pub(super) fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -79,7 +82,12 @@ impl ZeroBufferFilter {
     pub(super) fn read_answer(&self, at: Instant) {
         let timeout = Duration::from(self.settings().timeout);
         let left = (!timeout.is_zero()).then(|| timeout.saturating_sub(at.elapsed()));
-        let slice = left.map_or(SLICE, |left| left.min(SLICE));
+        // At twice the time each time.
+        let slice = match self.flow().worker.is_new() {
+            true => at.elapsed().clamp(LEAST_SLICE, SLICE),
+            false => SLICE,
+        };
+        let slice = left.map_or(slice, |left| left.min(slice));
         let wait = Wait::from(slice).interrupted_by(&self.sending.interrupt);
         match self.answers.next(wait) {
             Came::Answer(answer) => self.take(answer),
@@ -122,6 +130,9 @@ impl ZeroBufferFilter {
         // With several under way it may be the others that it has not given back.
         let holds = held && flow.under_way.is_one_waiting();
         flow.worker.holds |= number.is_none() && holds;
+        let late = flow.worker.unanswered.take().is_some();
+        flow.worker.gives_back_first |= number.is_none() && late;
+        flow.worker.unnamed += u32::from(number.is_none() && flow.worker.is_new());
         match flow.under_way.answer(name, answer, Instant::now()) {
             Match::Frame { skipped } => {
                 // These it did not keep.
@@ -172,14 +183,16 @@ impl ZeroBufferFilter {
             return self.gone(&err.to_string());
         }
         let mut flow = self.flow();
-        if given_back && flow.worker.holds && flow.worker.named == Some(false) {
+        if given_back && flow.worker.has_skipped(writer.as_deref()) {
             let skipped = flow.under_way.fail_all(&Failure::Skipped);
             flow.under_way.start_over();
+            flow.worker.unanswered = None;
             Counters::add(&self.rounds.skipped, skipped);
             return;
         }
         if is_over {
             flow.under_way.fail_oldest(Failure::Late);
+            flow.worker.unanswered = None;
             flow.worker.behind = Some(Some(Instant::now()));
             Counters::add(&self.rounds.late, 1);
             return;

@@ -39,6 +39,11 @@ impl Name {
         Name(unique_name(base))
     }
 
+    /// One end of the duplex channel of this name.
+    pub fn end(&self, end: &str) -> Self {
+        Name(format!("{}_{end}", self.0))
+    }
+
     /// The segment and the semaphores as files.
     pub fn raw(&self) -> raw::Raw {
         raw::Raw::open(&self.0)
