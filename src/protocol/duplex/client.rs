@@ -235,7 +235,8 @@ impl DuplexClient {
         self.shared.receive(None, &wait.into().start())
     }
 
-    /// The answer to this request; those to others are put aside for whoever asks for them.
+    /// The answer to this request; those to others are put aside for whoever asks for them, and lend
+    /// their room meanwhile. Who wants all answers asks with [`DuplexClient::receive`].
     ///
     /// # Errors
     /// As [`DuplexClient::receive`]; [`Error::UnknownRequest`] when no answer to it can come.

@@ -9,7 +9,7 @@ impl Reader {
     /// A copy of the metadata; `None` while the writer has not written any.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when its length makes no sense.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) when its length makes no sense.
     pub fn metadata(&self) -> Result<Option<Vec<u8>>> {
         let shared = &self.shared;
         // With the `announce` in `MetadataReservation::commit`: the bytes are there.
