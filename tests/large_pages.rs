@@ -107,6 +107,15 @@ fn hold(name: &str, evacuates: bool) {
     assert!(matches!(gone, Err(Error::Corrupt { .. })), "{gone:?}");
 }
 
+/// In a child that [`with_reader`] started: is that reader, and true.
+fn is_holder() -> bool {
+    let role = role();
+    let parts = role.as_deref().and_then(|role| role.split_once(' '));
+    parts
+        .map(|(evacuates, name)| hold(name, evacuates == "true"))
+        .is_some()
+}
+
 /// A reader as that, with its writer here.
 fn with_reader(test: &str, evacuates: bool, off: bool) {
     let name = Name::new("large-pages");
@@ -148,8 +157,8 @@ fn with_reader(test: &str, evacuates: bool, off: bool) {
 #[test]
 fn what_is_held_in_large_pages_is_moved_out() {
     const TEST: &str = "what_is_held_in_large_pages_is_moved_out";
-    if let Some((evacuates, name)) = role().as_deref().and_then(|role| role.split_once(' ')) {
-        return hold(name, evacuates == "true");
+    if is_holder() {
+        return;
     }
     with_reader(TEST, true, false);
 }
@@ -157,8 +166,8 @@ fn what_is_held_in_large_pages_is_moved_out() {
 #[test]
 fn what_is_cut_off_of_large_pages_reads_as_zeros() {
     const TEST: &str = "what_is_cut_off_of_large_pages_reads_as_zeros";
-    if let Some((evacuates, name)) = role().as_deref().and_then(|role| role.split_once(' ')) {
-        return hold(name, evacuates == "true");
+    if is_holder() {
+        return;
     }
     with_reader(TEST, false, false);
 }
@@ -166,8 +175,8 @@ fn what_is_cut_off_of_large_pages_reads_as_zeros() {
 #[test]
 fn without_them_it_is_all_the_same() {
     const TEST: &str = "without_them_it_is_all_the_same";
-    if let Some((evacuates, name)) = role().as_deref().and_then(|role| role.split_once(' ')) {
-        return hold(name, evacuates == "true");
+    if is_holder() {
+        return;
     }
     for evacuates in [false, true] {
         with_reader(TEST, evacuates, true);

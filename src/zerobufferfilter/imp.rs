@@ -431,6 +431,7 @@ impl Sends for ZeroBufferFilter {
             let at = Instant::now();
             if !flow.under_way.is_waiting() {
                 flow.quiet = at;
+                flow.worker.unanswered = None;
             }
             let name = (flow.worker.connection, number);
             flow.under_way.push_frame(input, Due::Sent { name, at });

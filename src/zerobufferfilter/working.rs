@@ -55,13 +55,13 @@ impl ZeroBufferFilter {
                     Ok(None) => flow = self.wait(flow),
                     Err(at) => {
                         flow.reading = true;
-                        break Err(at);
+                        break Err((at, flow.worker.is_new()));
                     }
                 }
             }
         };
         match next {
-            Err(at) => self.read_answer(at),
+            Err((at, closely)) => self.read_answer(at, closely),
             Ok(Item::Event(event)) => {
                 let ends = event.type_() == gst::EventType::Eos;
                 self.forward(event);
@@ -78,12 +78,13 @@ impl ZeroBufferFilter {
         }
     }
 
-    /// Waits a while for the answer to the oldest request, which went out `at`.
-    pub(super) fn read_answer(&self, at: Instant) {
+    /// Waits a while for the answer to the oldest request, which went out `at`; `closely` if it matters
+    /// what is there before it.
+    pub(super) fn read_answer(&self, at: Instant, closely: bool) {
         let timeout = Duration::from(self.settings().timeout);
         let left = (!timeout.is_zero()).then(|| timeout.saturating_sub(at.elapsed()));
         // At twice the time each time.
-        let slice = match self.flow().worker.is_new() {
+        let slice = match closely {
             true => at.elapsed().clamp(LEAST_SLICE, SLICE),
             false => SLICE,
         };
@@ -186,13 +187,11 @@ impl ZeroBufferFilter {
         if given_back && flow.worker.has_skipped(writer.as_deref()) {
             let skipped = flow.under_way.fail_all(&Failure::Skipped);
             flow.under_way.start_over();
-            flow.worker.unanswered = None;
             Counters::add(&self.rounds.skipped, skipped);
             return;
         }
         if is_over {
             flow.under_way.fail_oldest(Failure::Late);
-            flow.worker.unanswered = None;
             flow.worker.behind = Some(Some(Instant::now()));
             Counters::add(&self.rounds.late, 1);
             return;
