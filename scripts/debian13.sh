@@ -63,6 +63,7 @@ inside() {
         mount --bind "$root" "$root"
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
+        mount -o bind,ro /sys "$root/sys"
         mount -t tmpfs tmpfs "$root/dev/shm"
         mount -t tmpfs tmpfs "$root/tmp"
         mkdir -p "$root"/opt/{clone,rust,cargo,crates,target}
