@@ -937,7 +937,8 @@ fn fault_15_everything_that_a_dead_reader_left_is_made_anew() {
 fn fault_15_the_leftovers_of_a_v1_reader_are_made_anew() {
     let name = Name::new("fault-15-v1");
     let v1 = V1Reader::create(&name, 1024, 4096);
-    drop(v1.lock());
+    // See `claims.rs`.
+    v1.lock().unlock().unwrap();
     // A pid that is somebody else's by now; the lock file without a holder tells.
     v1.raw.set(raw::READER_PID, 1);
     std::mem::forget(v1);
@@ -945,6 +946,42 @@ fn fault_15_the_leftovers_of_a_v1_reader_are_made_anew() {
     let (reader, writer) = pair(&name, 1024);
     writer.write_frame(b"new").unwrap();
     assert_eq!(&*reader.read_frame(LONG).unwrap(), b"new");
+}
+
+#[test]
+fn fault_15_semaphores_that_a_v1_reader_is_about_to_replace_are_not_taken() {
+    let name = Name::new("fault-15-replaced");
+    let left = [RawSem::create('w', &name, 0), RawSem::create('r', &name, 0)];
+    let sems = ['w', 'r'].map(|kind| format!("/dev/shm/sem.sem-{kind}-{}", &*name));
+    let mut v1 = V1Reader::among_leftovers(&name, 1024, 4096);
+    for sem in &sems {
+        // It has stored its pid, and has this one's leftover.
+        match Writer::attach(&name) {
+            Err(Error::BufferNotFound { .. }) => {}
+            // This thread has not run for a second, or the kernel does not say how old they are.
+            attached if v1.is_old_or_ageless() => return drop(attached),
+            attached => panic!("{attached:?}"),
+        }
+        assert_eq!(v1.raw.get(raw::WRITER_PID), 0);
+        std::fs::remove_file(sem).unwrap();
+        v1.make_missing();
+    }
+    let writer = Writer::attach(&name).unwrap();
+    writer.write_frame(b"a frame").unwrap();
+    assert!(left.iter().all(|sem| sem.count() == 0));
+    assert_eq!(v1.read().unwrap(), b"a frame");
+}
+
+#[test]
+fn fault_15_a_v1_reader_that_made_its_semaphores_first_is_believed() {
+    let name = Name::new("fault-15-first");
+    for kind in ['w', 'r'] {
+        RawSem::create(kind, &name, 0);
+    }
+    let mut v1 = V1Reader::among_leftovers(&name, 1024, 4096);
+    let writer = Writer::attach_wait(&name, LONG).unwrap();
+    writer.write_frame(b"a frame").unwrap();
+    assert_eq!(v1.read().unwrap(), b"a frame");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, posix_fallocate};
@@ -101,6 +101,11 @@ impl ShmFile {
     /// Size in bytes at this moment.
     pub fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    /// When it was made, where the kernel notes that.
+    pub fn born(&self) -> Option<SystemTime> {
+        self.file.metadata().ok()?.created().ok()
     }
 
     /// Whether some name still leads to this object: false once it was removed or replaced.

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::thread;
 
 use gstzerobuffer::{BufferConfig, Error, Reader};
 
@@ -23,8 +24,28 @@ pub struct V1Reader<'a> {
 
 impl<'a> V1Reader<'a> {
     pub fn create(name: &'a Name, metadata_size: u64, payload_size: u64) -> Self {
-        let sem_write = RawSem::create('w', name, 0);
-        let sem_read = RawSem::create('r', name, 0);
+        Self::make(name, metadata_size, payload_size, RawSem::create)
+    }
+
+    /// With the semaphores that there are, which are older than its segment.
+    pub fn among_leftovers(name: &'a Name, metadata_size: u64, payload_size: u64) -> Self {
+        // The clock for that goes in steps of some milliseconds.
+        let made = |file: &File| file.metadata().unwrap().created().ok();
+        let now = || made(&tempfile::tempfile_in("/dev/shm").unwrap());
+        let left = ['w', 'r'].map(|kind| made(RawSem::open(kind, name).file()));
+        while left.iter().any(|left| left.is_some() && now() <= *left) {
+            thread::yield_now();
+        }
+        let leftover = |kind, name: &str, _| RawSem::open(kind, name);
+        Self::make(name, metadata_size, payload_size, leftover)
+    }
+
+    fn make(
+        name: &'a Name,
+        metadata_size: u64,
+        payload_size: u64,
+        sem: impl Fn(char, &str, u32) -> RawSem,
+    ) -> Self {
         let path = format!("/dev/shm/{}", &**name);
         let file = OpenOptions::new()
             .write(true)
@@ -32,6 +53,8 @@ impl<'a> V1Reader<'a> {
             .open(path)
             .unwrap();
         file.set_len(128 + metadata_size + payload_size).unwrap();
+        // Behind the segment, as the published ones do.
+        let (sem_write, sem_read) = (sem('w', name, 0), sem('r', name, 0));
         for file in [&file, sem_write.file(), sem_read.file()] {
             file.set_permissions(Permissions::from_mode(0o666)).unwrap();
         }
@@ -51,6 +74,22 @@ impl<'a> V1Reader<'a> {
             at: 0,
             next: 1,
         }
+    }
+
+    /// Makes the semaphores anew whose names have gone.
+    pub fn make_missing(&mut self) {
+        for (kind, sem) in [('w', &mut self.sem_write), ('r', &mut self.sem_read)] {
+            if RawSem::try_open(kind, self.name).is_none() {
+                *sem = RawSem::create(kind, self.name, 0);
+            }
+        }
+    }
+
+    /// Whether its segment was made a second ago, or nobody knows when.
+    pub fn is_old_or_ageless(&self) -> bool {
+        let born = self.raw.file().metadata().unwrap().created();
+        let is_young = born.is_ok_and(|born| born.elapsed().is_ok_and(|age| age.as_secs() < 1));
+        !is_young
     }
 
     /// Takes the lock file, like the published ones; who does not is one with another /tmp.

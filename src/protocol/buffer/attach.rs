@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use super::{Names, TRIES};
 use crate::protocol::error::{Error, Result};
@@ -15,6 +16,10 @@ use crate::sys::shm::{self, Segment, ShmFile};
 
 const TO_ATTACH: &str = "run both ends as the same user, or let the reader create it with wider \
                          permissions (zerobuffersrc perms=0666, or perms=0660 and a group)";
+
+/// So long after a v1 reader has made its segment semaphores that are older may be the leftovers of
+/// one before it.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// A buffer that a writer has attached to.
 pub struct Attached {
@@ -83,6 +88,11 @@ fn open(names: &Names) -> Result<Arc<Segment>> {
 fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> Result<Attached> {
     let oieb = Oieb::of(segment).ok_or_else(|| names.not_found())?;
     let sizes = check(names, oieb, segment.len())?;
+    let abilities = extension::abilities(segment, &sizes);
+    // Before they are opened: those that are opened then are no older.
+    if abilities == Abilities::default() && are_leftovers(names, segment) {
+        return Err(names.not_found());
+    }
     // The semaphores before the claim: whoever fails here leaves no trace.
     let open = |name: &str| {
         Semaphore::open(name).map_err(|err| match err.kind() {
@@ -95,7 +105,6 @@ fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> 
     if !segment.file().is_linked() {
         return Err(names.not_found());
     }
-    let abilities = extension::abilities(segment, &sizes);
     let reader = Watch::new(READER_LOCK);
     living_reader(names, segment, oieb, abilities, &reader)?;
     claim_writer(names, segment, &sizes, oieb, patience)?;
@@ -128,6 +137,20 @@ fn attach_to(names: &Names, segment: &Arc<Segment>, patience: &mut Patience) -> 
         sem_read,
         reader,
     })
+}
+
+/// Whether the semaphores of a v1 reader are those of one before it, which it is about to replace: the
+/// published ones store their pid before they do, and never post to nor wait on what they replaced.
+/// One that made its semaphores first cannot be told from that, so it is believed after a moment.
+fn are_leftovers(names: &Names, segment: &Segment) -> bool {
+    let Some(born) = segment.file().born() else {
+        return false;
+    };
+    let age = SystemTime::now().duration_since(born);
+    age.is_ok_and(|age| age < YOUNG)
+        && [&names.sem_write, &names.sem_read]
+            .into_iter()
+            .any(|name| Semaphore::born(name).is_some_and(|sem| sem < born))
 }
 
 /// The pid of the reader, if it is there and alive.
