@@ -137,7 +137,10 @@ impl Shared {
         };
         let dead = pid != 0 && self.reader.is_dead(&self.segment, pid, hints);
         let now = word.load(Ordering::Acquire);
-        if now == 0 || !self.segment.file().is_linked() {
+        // One of ours stores 0 before it lets go of its lock: whose pid stays has died, though the next one
+        // may have taken its name away by now.
+        let died = dead && now == pid && hints.holds_lock;
+        if !died && (now == 0 || !self.segment.file().is_linked()) {
             Err(self.reader_gone())
         } else if dead {
             if !hints.holds_lock {
