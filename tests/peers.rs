@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use gst::prelude::*;
 use gstreamer as gst;
-use gstzerobuffer::{BufferConfig, Reader};
+use gstzerobuffer::{BufferConfig, Reader, Writer};
 use support::{LONG, Name, Running, example};
 use support_gst::Pipeline;
 
@@ -177,6 +177,7 @@ fn a_ring_that_is_made_anew_is_no_other_peer() {
         Told::Gone(pid, "closed".into())
     );
     receiver.end();
+    assert!(from_src.try_recv().is_err() && from_sink.try_recv().is_err());
 }
 
 #[test]
@@ -188,10 +189,12 @@ fn a_source_tells_of_its_writers() {
     ));
     let told = signals(&receiver, "src");
     receiver.set_state(gst::State::Playing);
-    let writer = write(&name, 20);
-    let pid = writer.pid();
+    // It stays until it has been told of: one that has closed before anybody looked is not.
+    let writer = Writer::attach_wait(&name, LONG).unwrap();
+    writer.write_frame(&[1; 100]).unwrap();
+    let pid = u64::from(std::process::id());
     expect(&receiver, &name, &told, Told::Came(pid));
-    writer.wait().expect_success();
+    drop(writer);
     expect(&receiver, &name, &told, Told::Gone(pid, "closed".into()));
 
     let writer = write(&name, 1_000_000);

@@ -68,6 +68,8 @@ pub(super) struct State {
     pub reader: Option<Arc<Reader>>,
     /// The reader of the ring that was made anew while the first was read: its turn comes after.
     pub next: Option<Reader>,
+    /// That one is being made, and the writer may come to it any moment.
+    pub replacing: bool,
     /// A request for a ring that was being made when `create()` had to return.
     pub wanted: Option<u64>,
     /// The caps of this writer's stream, once they are known.

@@ -114,8 +114,12 @@ impl ZeroBufferSrc {
             return reader.keep_size();
         }
         let config = BufferConfig::new(settings.metadata_size, size).with_resizing();
+        // The writer may be there before we have taken note of it.
+        self.state().replacing = true;
         let made = (settings.shared(config))
             .and_then(|config| reader.replace_interrupted_by(&config, &self.interrupt));
+        let mut state = self.state();
+        state.replacing = false;
         match made {
             Ok(next) => {
                 gst::info!(
@@ -124,10 +128,11 @@ impl ZeroBufferSrc {
                     "A new ring of {} bytes",
                     next.payload_size()
                 );
-                self.state().next = Some(next);
+                state.next = Some(next);
             }
-            Err(Error::Interrupted) => self.state().wanted = Some(bytes),
+            Err(Error::Interrupted) => state.wanted = Some(bytes),
             Err(err) => {
+                drop(state);
                 reader.keep_size();
                 gst::element_imp_warning!(
                     self,
@@ -170,7 +175,8 @@ impl ZeroBufferSrc {
     /// What tells that it may be going; not while it is between two rings.
     pub(super) fn writer_changes(&self) -> Option<Changes> {
         let state = self.state();
-        let reader = state.reader.clone().filter(|_| state.next.is_none());
+        let between = state.next.is_some() || state.replacing;
+        let reader = state.reader.clone().filter(|_| !between);
         drop(state);
         reader?.writer_changes()
     }
@@ -182,7 +188,10 @@ impl ZeroBufferSrc {
             let Some(reader) = state.reader.clone() else {
                 return Seen::Nobody(Reason::Closed);
             };
-            let next = state.next.as_ref().map(Reader::writer);
+            let next = match &state.next {
+                None if state.replacing => Some(WriterState::None),
+                next => next.as_ref().map(Reader::writer),
+            };
             drop(state);
             (reader.writer(), next)
         };
