@@ -200,15 +200,15 @@ fn expect_nothing_kept(before: [u64; 4]) -> Result {
     Ok(())
 }
 
-fn be_writer(name: &str, seed: u64) -> Result {
-    let close = told_to_close();
-    let before = used()?;
-    let mut random = Random(seed);
-    let mut report = Report::new();
+/// Writes to one reader after the other.
+fn keep_writing(
+    name: &str,
+    close: &Interrupt,
+    mut write: impl FnMut(&Writer) -> std::result::Result<(), Error>,
+) -> Result {
     while !close.is_set() {
-        let attached = Writer::attach_wait(name, Wait::forever().interrupted_by(&close));
-        let end = attached.and_then(|writer| write(&writer, &mut random, &close, &mut report));
-        match end {
+        let attached = Writer::attach_wait(name, Wait::forever().interrupted_by(close));
+        match attached.and_then(|writer| write(&writer)) {
             // The one before is still there.
             Err(Error::WriterAlreadyConnected { .. }) => {
                 close.sleep(Duration::from_millis(1));
@@ -219,6 +219,17 @@ fn be_writer(name: &str, seed: u64) -> Result {
             Ok(()) => {}
         }
     }
+    Ok(())
+}
+
+fn be_writer(name: &str, seed: u64) -> Result {
+    let close = told_to_close();
+    let before = used()?;
+    let mut random = Random(seed);
+    let mut report = Report::new();
+    keep_writing(name, &close, |writer| {
+        write(writer, &mut random, &close, &mut report)
+    })?;
     report.say();
     expect_nothing_kept(before)
 }
@@ -274,18 +285,22 @@ fn write(
 /// A writer of one wrong byte, to show that it is found.
 fn spoil(name: &str, seed: u64) -> Result {
     let close = told_to_close();
-    let writer = Writer::attach_wait(name, Wait::forever().interrupted_by(&close))?;
-    for sequence in 1..=10 {
-        let mut frame = vec![0; length(seed, sequence, writer.payload_size()) as usize];
-        fill(&mut frame, seed, sequence);
-        if sequence == 10 {
-            let last = frame.len() - 1;
-            frame[last] ^= 1;
+    keep_writing(name, &close, |writer| {
+        for sequence in 1..=10 {
+            let mut frame = vec![0; length(seed, sequence, writer.payload_size()) as usize];
+            fill(&mut frame, seed, sequence);
+            if sequence == 10 {
+                let last = frame.len() - 1;
+                frame[last] ^= 1;
+            }
+            writer.write_frame_wait(&frame, Wait::forever().interrupted_by(&close))?;
         }
-        writer.write_frame_wait(&frame, Wait::forever().interrupted_by(&close))?;
-    }
-    close.sleep(Duration::from_secs(3600));
-    Ok(())
+        // Who goes before he has read them leaves them to the next.
+        while !close.sleep(Duration::from_millis(1)) {
+            writer.check_reader()?;
+        }
+        Ok(())
+    })
 }
 
 fn be_reader(name: &str, seed: u64) -> Result {
@@ -686,7 +701,9 @@ fn lead(args: &[&str]) -> Result {
             });
         }
         let mut said = Instant::now();
-        while began.elapsed() < time && !done.is_over() {
+        // A lane in which nothing has come yet ends by itself (`STALLED`).
+        let waits = |lane: &Lane| done.frames[lane.number].load(Ordering::Relaxed) == 0;
+        while (began.elapsed() < time || lanes.iter().any(waits)) && !done.is_over() {
             thread::sleep(Duration::from_millis(20));
             if said.elapsed() > Duration::from_secs(10) {
                 said = Instant::now();

@@ -52,10 +52,21 @@ fn byte(byte: i64) -> libc::flock {
 }
 
 /// The lock on a byte of the segment, as somebody has it who looks, until it is dropped.
-fn lock(name: &str, at: i64) -> Raw {
+struct Locked(Raw, i64);
+
+fn lock(name: &str, at: i64) -> Locked {
     let raw = Raw::open(name);
     fcntl(raw.file(), FcntlArg::F_OFD_SETLK(&byte(at))).unwrap();
-    raw
+    Locked(raw, at)
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Not by closing it: a process that another thread starts just now has it open as well.
+        let mut free = byte(self.1);
+        free.l_type = libc::F_UNLCK as i16;
+        fcntl(self.0.file(), FcntlArg::F_OFD_SETLK(&free)).unwrap();
+    }
 }
 
 fn is_locked(raw: &Raw, at: i64) -> bool {
@@ -147,6 +158,8 @@ fn a_v1_reader_that_died_under_a_writer_stays_dead_when_its_lock_file_is_swept_a
     v1.raw.set(raw::READER_PID, other.pid());
     let writer = Writer::attach(&name).unwrap();
     other.kill();
+    // Not only by closing it: a process that another thread starts just now has it open as well.
+    lock_file.unlock().unwrap();
     drop(lock_file);
     assert!(matches!(
         writer.check_reader(),

@@ -98,7 +98,7 @@ impl ForAll {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("zerobuffer");
-        fs::copy(PROGRAM, &to).unwrap();
+        support::copy_program(Path::new(PROGRAM), &to);
         for path in [folder.path(), Path::new(&to)] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }

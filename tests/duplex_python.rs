@@ -16,6 +16,7 @@ use gstzerobuffer::duplex::{DuplexClient, DuplexClientConfig, DuplexServer, Dupl
 use gstzerobuffer::{Error, testing};
 use nix::sys::signal::Signal;
 
+use support::raw::{self, Raw};
 use support::{LONG, Name, Running, example};
 
 fn python_server(name: &Name, work: &str, options: &[&str]) -> Running {
@@ -216,6 +217,11 @@ fn a_rust_client_goes_on_with_the_next_python_server_and_with_a_rust_one() {
             "{end}"
         );
         server = python_server(&name, "echo", &[]);
+        // Or it may open the buffer of before and the semaphores of the next (fault 14).
+        let answers = Raw::open(&format!("{}_response", &*name));
+        while answers.get(raw::WRITER_PID) != server.pid() {
+            thread::yield_now();
+        }
     }
     client.connect(LONG).unwrap();
     assert_eq!(ask(&client, b"the last"), b"the last");
@@ -292,7 +298,7 @@ fn a_python_client_is_told_that_a_rust_server_was_stopped_or_killed() {
         let mut command = example("zb_duplex_server");
         let mut server = Running::start(command.args([&name, "invert", "4096", "200000"]));
         assert_eq!(server.line().as_deref(), Some("ready"));
-        let options = ["3", "-", "--timeout", "0.5", "--hold"];
+        let options = ["3", "-", "--timeout", "5", "--hold"];
         let mut command = python_client(&name, usize::MAX >> 1, &SIZES, &options);
         let mut asking = Running::start(&mut command);
         for _ in 0..100 {
@@ -326,6 +332,10 @@ fn the_python_worker_of_the_examples_serves_any_client() {
     let name = Name::new("duplex-example-worker");
     let mut command = python::example("duplex_worker.py");
     let worker = Running::start(command.args([&*name, "200000"]));
+    // The client is not as patient as Python may take to start.
+    while inode(&name).is_none() {
+        thread::yield_now();
+    }
     let mut command = example("zb_duplex_client");
     command.args([&name, "300", "30000,1,4096", "3", "-", "1024", "150000"]);
     let mut asked = Running::start(&mut command);

@@ -469,6 +469,7 @@ fn writers_that_come_and_go_while_it_is_made_anew_lose_nothing_either() {
 fn nobody_gets_between(name: &Name) {
     let mut reader = reader(name, 4096);
     let done = AtomicBool::new(false);
+    let tried = AtomicU64::new(0);
     thread::scope(|scope| {
         let mut intruders = Vec::new();
         for _ in 0..2 {
@@ -481,11 +482,16 @@ fn nobody_gets_between(name: &Name) {
                         "{second:?}"
                     );
                     tries += 1;
+                    if tries == 1 {
+                        tried.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 tries
             }));
         }
-        for round in 0..300u64 {
+        // A thread may come to its first try late.
+        let all_tried = |intruders: &[_]| tried.load(Ordering::Relaxed) == intruders.len() as u64;
+        for round in (0..).take_while(|round| *round < 300 || !all_tried(&intruders)) {
             reader = reader.replace(&config(4096 + round % 3 * 4096)).unwrap();
             assert_eq!(
                 name.raw().get(raw::READER_PID),

@@ -178,12 +178,15 @@ mod tests {
         std::thread::scope(|scope| {
             let (link, flushing) = (&link, &flushing);
             let waits = link.get().unwrap().waits();
+            let (cleared, is_cleared) = std::sync::mpsc::channel();
             let rendering = scope.spawn(move || {
                 link.rendering(true);
                 let wait = || Wait::forever().interrupted_by(flushing);
                 let first = link.reserve(1000, wait());
                 // Nor does it wait again before the sink has had a frame.
                 let second = link.reserve(1000, wait());
+                // It may still be set, which would end the next wait before it begins.
+                is_cleared.recv().unwrap();
                 link.rendering(true);
                 (first, second, link.reserve(1000, wait()))
             });
@@ -192,6 +195,7 @@ mod tests {
             }
             interrupt.set();
             interrupt.clear();
+            cleared.send(()).unwrap();
             while link.get().unwrap().waits() == waits + 1 {
                 std::thread::yield_now();
             }

@@ -99,6 +99,8 @@ fn a_v1_reader_that_may_be_elsewhere_keeps_its_buffer() {
     // A lock file that somebody holds says that it lives; one that nobody holds, that it is dead.
     let lock = v1.lock();
     output(&mut zerobuffer(&["clean", &name]), 1);
+    // Not only closed: what another test forks just now has it open, too, and so locked.
+    lock.unlock().unwrap();
     drop(lock);
     assert!(name.objects().len() > left.len());
     let text = output(&mut zerobuffer(&["clean", &name]), 0);

@@ -1,5 +1,6 @@
 //! `doctor`: each finding where it is due.
 
+use std::path::Path;
 use std::process::Command;
 
 use gstzerobuffer::{BufferConfig, Reader, Writer};
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use super::{ForAll, PROGRAM, output, zerobuffer};
 use crate::support::raw::RawSem;
-use crate::support::{Name, Running, is_root, unshare, within};
+use crate::support::{Name, Running, copy_program, is_root, unshare, within};
 
 fn findings(command: &mut Command) -> (i32, Vec<Value>) {
     let output = command.output().unwrap();
@@ -163,7 +164,7 @@ fn another_user_learns_why_it_cannot_attach() {
 fn shared_memory_that_this_user_may_not_look_into_is_told_by_all() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("zerobuffer");
-    std::fs::copy(PROGRAM, &to).unwrap();
+    copy_program(Path::new(PROGRAM), &to);
     for path in [folder.path(), &to] {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();

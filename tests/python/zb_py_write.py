@@ -10,9 +10,10 @@ import sys
 import time
 from datetime import timedelta
 
-from zerobuffer import Writer, ZeroBufferException
+from zerobuffer import BufferFullException, Writer, ZeroBufferException
 
 ATTACH_TIMEOUT = 10.0
+WRITE_TIMEOUT = 30.0
 PATTERN = bytes(range(256))
 
 
@@ -26,6 +27,17 @@ def attach(name):
             if type(err) is not ZeroBufferException or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
+
+
+def write_frame(writer, data):
+    """It looks at its reader only when it has waited for write_timeout in vain."""
+    deadline = time.monotonic() + WRITE_TIMEOUT
+    while True:
+        try:
+            return writer.write_frame(data)
+        except BufferFullException:
+            if time.monotonic() > deadline:
+                raise
 
 
 def write(args, number):
@@ -50,7 +62,7 @@ def write(args, number):
                 view.release()
             writer.commit_frame()
         else:
-            writer.write_frame(data)
+            write_frame(writer, data)
     if args.talk:
         print("written", flush=True)
         sys.stdin.readline()

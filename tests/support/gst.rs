@@ -8,11 +8,14 @@ use std::path::Path;
 use std::process::Command;
 use std::str::FromStr;
 use std::sync::Once;
+use std::time::Instant;
 
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
+
+use crate::support::LONG;
 
 /// GStreamer with our elements, once for this program.
 pub fn init() {
@@ -67,9 +70,12 @@ impl Pipeline {
     }
 
     /// Waits until a counter has at least this value.
+    #[track_caller]
     pub fn until(&self, element: &str, field: &str, value: u64) {
+        let began = Instant::now();
         while self.stat(element, field) < value {
             self.no_error();
+            assert!(began.elapsed() < LONG, "{field} is no {value} yet");
             std::thread::yield_now();
         }
     }
@@ -115,7 +121,8 @@ impl Pipeline {
     /// Waits for a change of state to be done.
     #[track_caller]
     pub fn reached(&self) {
-        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(30));
+        let (changed, ..) = self.pipeline.state(gst::ClockTime::from_seconds(120));
+        assert_ne!(changed, Ok(gst::StateChangeSuccess::Async));
         changed.unwrap();
     }
 

@@ -210,6 +210,14 @@ pub fn without_lock_folder(command: &Command) -> Command {
     within(&wrapper, command)
 }
 
+/// Copies a program that is run then. Not by this process: what another test forks meanwhile would
+/// have the copy open for writing until it is another program, and nobody could run it ("Text file
+/// busy").
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status().unwrap();
+    assert!(copied.success(), "{copied}");
+}
+
 /// This test program again, run by a user who has no rights here. Only root can ask for that.
 pub struct Nobody {
     folder: tempfile::TempDir,
@@ -223,7 +231,7 @@ impl Nobody {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let program = folder.path().join("test");
-        fs::copy(env::current_exe().unwrap(), &program).unwrap();
+        copy_program(&env::current_exe().unwrap(), &program);
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         Nobody { folder }
     }
