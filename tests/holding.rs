@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gstreamer as gst;
 use gstzerobuffer::{BufferConfig, Error, Interrupt, Reader, Wait, Writer};
+use support::raw::RawSem;
+use support::v1::V1Writer;
 use support::{LONG, Name, pattern, raw};
 use support_gst::Pipeline;
 
@@ -591,6 +593,37 @@ fn thousands_of_small_held_frames_are_no_problem() {
     }
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     assert!(maps.lines().count() < 20_000, "{}", maps.lines().count());
+}
+
+#[test]
+fn a_v1_writer_goes_on_whose_next_frame_is_larger_and_lies_across_the_end() {
+    const SIZE: u64 = 32768;
+    let name = Name::new("larger-v1");
+    let reader = Reader::create(&name, &BufferConfig::new(1024, SIZE)).unwrap();
+    reader.set_evacuation(true);
+    let mut writer = V1Writer::attach(&name, std::process::id().into());
+    writer.write(&pattern(11_000, 0));
+    writer.write(&pattern(6000, 1));
+    drop(reader.read_frame(LONG).unwrap());
+    let held = reader.read_frame(LONG).unwrap();
+    // Most of the ring is free, also for a frame as large as the largest, but not for this one and what is
+    // skipped before it. It has taken all posts, and waits.
+    let next = pattern(12_000, 2);
+    let skipped = SIZE - writer.raw.get(raw::WRITE_POS);
+    assert!(writer.raw.get(raw::FREE) > SIZE / 2);
+    assert!(writer.raw.get(raw::FREE) < skipped + 16 + next.len() as u64);
+    RawSem::open('r', &name).set(0);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| reader.read_frame(LONG));
+        while writer.raw.get(raw::FREE) < SIZE && !reading.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(writer.raw.get(raw::FREE), SIZE, "nothing was moved out");
+        writer.write_at_start(&next);
+        assert!(reading.join().unwrap().unwrap()[..] == next[..]);
+    });
+    assert!(held[..] == pattern(6000, 1)[..]);
+    assert_eq!(reader.frames_copied(), 1);
 }
 
 #[test]

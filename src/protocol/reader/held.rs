@@ -104,10 +104,15 @@ impl Shared {
     /// moves frames out of the ring, the oldest first.
     pub(super) fn make_room(&self, waiting: &Waiting, slices: u32) {
         // A writer of ours tells what it waits for. Of others we know what their frames were like,
-        // and when nothing has come for long from one that has taken all our posts, and little is
-        // free, that its next frame may be larger than that.
+        // and when nothing has come for long from one that has taken all our posts, that its next
+        // frame may be larger than that: with what is skipped at the end of the ring it may take nearly
+        // all of it.
         let mut more = 0;
-        if slices >= LONG_SILENCE && self.free_bytes() < self.sizes.payload / 2 {
+        let enough = match self.is_writer_ours() {
+            true => self.sizes.payload / 2,
+            false => self.sizes.payload,
+        };
+        if slices >= LONG_SILENCE && self.free_bytes() < enough {
             more = 1_u64.checked_shl(slices - LONG_SILENCE).unwrap_or(u64::MAX);
         }
         if slices % LONG_SILENCE == LONG_SILENCE - 1 {
