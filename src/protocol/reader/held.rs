@@ -108,12 +108,14 @@ impl Shared {
         // frame may be larger than that: with what is skipped at the end of the ring it may take nearly
         // all of it.
         let mut more = 0;
-        let enough = match self.is_writer_ours() {
-            true => self.sizes.payload / 2,
-            false => self.sizes.payload,
-        };
-        if slices >= LONG_SILENCE && self.free_bytes() < enough {
-            more = 1_u64.checked_shl(slices - LONG_SILENCE).unwrap_or(u64::MAX);
+        if slices >= LONG_SILENCE {
+            let enough = match self.is_writer_ours() {
+                true => self.sizes.payload / 2,
+                false => self.sizes.payload,
+            };
+            if self.free_bytes() < enough {
+                more = 1_u64.checked_shl(slices - LONG_SILENCE).unwrap_or(u64::MAX);
+            }
         }
         if slices % LONG_SILENCE == LONG_SILENCE - 1 {
             self.windows.clear_spares();
