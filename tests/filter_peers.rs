@@ -8,7 +8,7 @@ mod support;
 mod support_gst;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstreamer as gst;
@@ -102,6 +102,7 @@ fn several_frames_are_not_paired_with_an_answer_that_could_be_anyones() {
     let name = Name::new("filter-unclear");
     let application = Hand::new(&name, CAPS);
     let asking = asking(&name, "on-failure=passthrough max-in-flight=8");
+    let began = Instant::now();
     // All at once, before it is known that the worker names none.
     send(&asking, 0..8);
     assert!(application.take_bytes() == pattern(LEN, 0));
@@ -117,9 +118,13 @@ fn several_frames_are_not_paired_with_an_answer_that_could_be_anyones() {
             "frame {i} has an answer that may be another's"
         );
     }
-    // A third is sent as well if the answer takes a quarter of a second.
+    // Each further one is sent when nothing has come for another quarter of a second.
     let skipped = asking.stat("f", "skipped");
-    assert!((2..=8).contains(&skipped), "{skipped}");
+    let quiet = began.elapsed().as_millis() as u64 / 250;
+    assert!(
+        skipped == 2 || (3..=quiet + 1).contains(&skipped),
+        "{skipped} in {quiet}"
+    );
 }
 
 #[test]

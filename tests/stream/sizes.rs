@@ -14,42 +14,46 @@ use super::{all, bytes, caps, receiver, sender};
 /// The ring at the start.
 const START: u64 = 32 << 20;
 
+/// How many frames of this size were copied, from the first on. Behind those that had to go on in the
+/// ring of the start it is none.
+fn copied(format: &str, width: usize, height: usize, len: u64) -> u64 {
+    let name = Name::new("any-size");
+    let receiver = Pipeline::play(&format!(
+        "zerobuffersrc name=src buffer-name={} ! fakesink sync=false",
+        &*name
+    ));
+    let sender = Pipeline::play(&format!(
+        "videotestsrc ! video/x-raw,format={format},width={width},height={height} \
+         ! zerobuffersink name=sink sync=false buffer-name={}",
+        &*name
+    ));
+    receiver.until("src", "frames", 20);
+    let due = ring_size(len, 3).max(START);
+    sender.until("sink", "ring-size", due);
+    receiver.until("src", "ring-size", due);
+    // What was rendered before that goes out first.
+    let sent = sender.stat("sink", "frames");
+    sender.until("sink", "frames", sent + 2);
+    let copied = sender.stat("sink", "copied");
+    sender.until("sink", "frames", sent + 22);
+    assert_eq!(receiver.stat("src", "ring-size"), due, "{width}x{height}");
+    assert_eq!(sender.stat("sink", "ring-size"), due);
+    assert_eq!(sender.stat("sink", "copied"), copied, "{width}x{height}");
+    drop(sender);
+    receiver.no_error();
+    copied
+}
+
 #[test]
 fn raw_video_of_any_size_is_rendered_in_place() {
-    for (format, width, height, len) in [
-        ("I420", 320, 240, 115_200),
-        ("I420", 1920, 1080, 3_110_400),
-        ("NV12", 3840, 2160, 12_441_600),
-    ] {
-        let name = Name::new("any-size");
-        let receiver = Pipeline::play(&format!(
-            "zerobuffersrc name=src buffer-name={} ! fakesink sync=false",
-            &*name
-        ));
-        let sender = Pipeline::play(&format!(
-            "videotestsrc ! video/x-raw,format={format},width={width},height={height} \
-             ! zerobuffersink name=sink sync=false buffer-name={}",
-            &*name
-        ));
-        receiver.until("src", "frames", 20);
-        let due = ring_size(len, 3).max(START);
-        let mut copied = 0;
-        if due > START {
-            // To make a large ring may take longer than the sender waits for it.
-            sender.until("sink", "ring-size", due);
-            receiver.until("src", "ring-size", due);
-            // What was rendered before that goes out first.
-            let sent = sender.stat("sink", "frames");
-            sender.until("sink", "frames", sent + 2);
-            copied = sender.stat("sink", "copied");
-            sender.until("sink", "frames", sent + 22);
-        }
-        assert_eq!(receiver.stat("src", "ring-size"), due, "{width}x{height}");
-        assert_eq!(sender.stat("sink", "ring-size"), due);
-        assert_eq!(sender.stat("sink", "copied"), copied, "{width}x{height}");
-        drop(sender);
-        receiver.no_error();
+    for (format, width, height, len) in
+        [("I420", 320, 240, 115_200), ("I420", 1920, 1080, 3_110_400)]
+    {
+        assert_eq!(copied(format, width, height, len), 0, "{width}x{height}");
     }
+    // To make a large ring may take a busy machine longer than the sender waits for it, but not always.
+    let in_place = (0..10).any(|_| copied("NV12", 3840, 2160, 12_441_600) == 0);
+    assert!(in_place, "the first frames are always copied");
 }
 
 #[test]
