@@ -60,7 +60,10 @@ fn videotestsrc_to_zerobuffersink_and_zerobuffersrc_to_fakesink_count_no_copy() 
         ));
         let (sent, arrived) = (Seen::default(), Seen::default());
         let come = arrived.clone();
+        let latest = Arc::new(Mutex::new(None));
+        let time = latest.clone();
         sink_pad(&receiver, "out").add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
+            *time.lock().unwrap() = probe.buffer().and_then(|buffer| buffer.pts());
             come.add(probe);
             gst::PadProbeReturn::Ok
         });
@@ -71,9 +74,24 @@ fn videotestsrc_to_zerobuffersink_and_zerobuffersrc_to_fakesink_count_no_copy() 
             &*name
         ));
         let (going, come) = (sent.clone(), arrived.clone());
+        let (src, out) = (receiver.element("src"), receiver.element("out"));
+        // Not only that it has arrived: what is not kept has been given back.
+        let settled = move || {
+            if last_sample {
+                let last: Option<gst::Sample> = out.property("last-sample");
+                let last = last.and_then(|last| last.buffer()?.pts());
+                last == *latest.lock().unwrap()
+            } else {
+                let stats: gst::Structure = src.property("stats");
+                stats.get::<u64>("ring-used").unwrap() == 0
+            }
+        };
         sink_pad(&sender, "sink").add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
             let count = going.add(probe);
             come.wait(count - 1);
+            while !settled() {
+                std::thread::yield_now();
+            }
             gst::PadProbeReturn::Ok
         });
         sender.set_state(gst::State::Playing);
